@@ -10,3 +10,13 @@ type Mount struct {
 	Target  string   // path inside the root file system; "" is the root itself
 	Options []string // mount(8) options: "ro", "rbind", "lowerdir=…"
 }
+
+// Whiteout says how a directory that is filled from a layer's tar stream marks
+// what its parents have and it has not.
+type Whiteout uint8
+
+// The ways to mark a deletion.
+const (
+	WhiteoutOverlay Whiteout = iota // character device 0:0 and the opaque xattr
+	WhiteoutRemove                  // the directory holds the parents' files: delete them
+)

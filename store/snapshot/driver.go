@@ -48,16 +48,6 @@ type Usage struct {
 	Inodes int64
 }
 
-// Whiteout says how a directory that is filled from a tar stream marks what its
-// parents have and it has not.
-type Whiteout uint8
-
-// The ways to mark a deletion.
-const (
-	WhiteoutOverlay Whiteout = iota // character device 0:0 and the opaque xattr
-	WhiteoutRemove                  // the directory holds the parents' files: delete them
-)
-
 // Capability is a word that clients and unpack look for.
 type Capability string
 
@@ -85,7 +75,7 @@ type Driver interface {
 	// fill the Active layer l without any mount, and how to write deletions
 	// there; ok is false where the driver has no such directory (then use Mounts).
 	// A driver with CapRebase allows it before the parents of l are filled.
-	Fill(ctx context.Context, l Layer) (dir string, style Whiteout, ok bool)
+	Fill(ctx context.Context, l Layer) (dir string, style spec.Whiteout, ok bool)
 	// Tree returns the directory of a committed layer's own files, where the
 	// driver has one that looks like Fill's.
 	Tree(id uint64) (dir string, ok bool)

@@ -1,0 +1,263 @@
+package store
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/base/label"
+	"github.com/berthd/berth/store/snapshot"
+)
+
+func TestCollectByLabels(t *testing.T) {
+	f := open(t, t.TempDir(), "b1")
+	past, future := time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339)
+	leaf := f.put(t, ns, "leaf", nil)
+	f.layer(t, ns, "base", "", nil)
+	f.layer(t, ns, "top", "base", nil)
+	config := f.put(t, ns, "config", map[string]string{label.GCRefSnapshot + "dirs": "top"})
+	manifest := f.put(t, ns, "manifest", map[string]string{label.GCRefContent + ".l.0": leaf.String(), label.GCRefContent + ".config": config.String()})
+	f.image(t, ns, "keeps", manifest, nil)
+	f.put(t, ns, "rooted", map[string]string{label.GCRoot: "x"})
+	f.put(t, ns, "until", map[string]string{label.GCExpire: future})
+	f.put(t, ns, "was-until", map[string]string{label.GCExpire: past})
+	f.put(t, ns, "bref", map[string]string{label.GCBref + "image": "keeps"})
+	f.put(t, ns, "bref-dead", map[string]string{label.GCBref + "image": "gone"})
+	f.put(t, ns, "garbage", nil)
+	f.layer(t, ns, "unused", "base", nil)
+	f.image(t, ns, "expired", f.put(t, ns, "of-expired", nil), map[string]string{label.GCExpire: past})
+	other := Scope{Namespace: "other"}
+	f.put(t, other, "leaf", map[string]string{label.GCRoot: "x"})
+
+	c := f.collect(t)
+	if c.Content != 4 || c.Snapshots != 1 || c.Images != 1 {
+		t.Errorf("collected %+v", c)
+	}
+	want := map[string]bool{"leaf": true, "config": true, "manifest": true, "rooted": true, "until": true, "bref": true,
+		"was-until": false, "bref-dead": false, "garbage": false, "of-expired": false}
+	for data, keep := range want {
+		_, err := f.blobs.Size(digest.FromString(data))
+		if keep != (err == nil) {
+			t.Errorf("blob %q: %v", data, err)
+		}
+	}
+	if got := names(t, f.In(ns)); !strings.HasSuffix(got, "s:base s:top i:keeps") {
+		t.Error(got)
+	}
+	if n, _ := os.ReadDir(filepath.Join(f.root, "dirs")); len(n) != 2 {
+		t.Errorf("snapshot directories left: %v", n)
+	}
+	if c := f.collect(t); c.Total() != 0 {
+		t.Errorf("second time %+v", c)
+	}
+}
+
+func TestLeases(t *testing.T) {
+	f := open(t, t.TempDir(), "b1")
+	mk := func(l Lease) Scope {
+		if err := f.In(ns).Update(t.Context(), func(tx *Tx) error { _, err := tx.CreateLease(l); return err }); err != nil {
+			t.Fatal(err)
+		}
+		return Scope{ns.Namespace, l.ID}
+	}
+	full := mk(Lease{ID: "full"})
+	flat := mk(Lease{ID: "flat", Labels: map[string]string{label.GCFlat: "1"}})
+	old := mk(Lease{ID: "old", Labels: map[string]string{label.GCExpire: time.Now().Add(-time.Minute).Format(time.RFC3339)}})
+	f.layer(t, ns, "b", "", nil)
+	f.layer(t, flat, "t", "b", nil)
+	child := f.put(t, ns, "child", nil)
+	refs := map[string]string{label.GCRefContent: child.String()}
+	f.put(t, full, "held", refs)
+	child2 := f.put(t, ns, "child2", nil)
+	f.put(t, flat, "flat", map[string]string{label.GCRefContent: child2.String()})
+	f.put(t, old, "old", nil)
+	if c := f.collect(t); c.Content != 2 || c.Snapshots != 0 || c.Leases != 1 {
+		t.Fatalf("%+v %s", c, names(t, f.In(ns)))
+	}
+	for _, id := range []string{"full", "flat"} {
+		if err := f.In(ns).Update(t.Context(), func(tx *Tx) error { return tx.DeleteLease(id) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.collect(t)
+	if got := names(t, f.In(ns)); got != "" {
+		t.Fatal(got)
+	}
+}
+
+func TestOpenIngestsStay(t *testing.T) {
+	f := open(t, t.TempDir(), "b1")
+	w, err := f.In(ns).Writer(t.Context(), WriterOptions{Ref: "open"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	_, _ = w.Write([]byte("x"))
+	if err := f.In(ns).Update(t.Context(), func(tx *Tx) error { return tx.exec(`UPDATE ingest SET expires = 1`) }); err != nil {
+		t.Fatal(err)
+	}
+	f.collect(t)
+	if err := w.Commit(t.Context(), CommitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if w, err = f.In(ns).Writer(t.Context(), WriterOptions{Ref: "kept"}); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = w.Write([]byte("x"))
+	_ = w.Close()
+	f.collect(t)
+	if l, _ := f.In(ns).Ingests(t.Context()); len(l) != 1 {
+		t.Fatal("an ingest that has not expired was collected")
+	}
+	if err := f.In(ns).Update(t.Context(), func(tx *Tx) error { return tx.exec(`UPDATE ingest SET expires = 1`) }); err != nil {
+		t.Fatal(err)
+	}
+	f.collect(t)
+	if l, _ := f.In(ns).Ingests(t.Context()); len(l) != 0 {
+		t.Fatal(l)
+	}
+	if l, _ := f.blobs.Ingests(); len(l) != 0 {
+		t.Fatal(l)
+	}
+}
+
+// TestCollectWhileWriting lets writers make images under leases, as a pull does,
+// while collections run one after another: nothing an image needs may go.
+func TestCollectWhileWriting(t *testing.T) {
+	f := open(t, t.TempDir(), "b1")
+	stop := make(chan struct{})
+	var wg, gc sync.WaitGroup
+	gc.Add(1)
+	go func() {
+		defer gc.Done()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if _, err := f.Collect(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
+	for w := range 4 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range 25 {
+				sc := Scope{Namespace: fmt.Sprintf("n%d", w%2), Lease: fmt.Sprintf("l%d-%d", w, i)}
+				if err := f.In(sc).Update(t.Context(), func(tx *Tx) error { _, err := tx.CreateLease(Lease{ID: sc.Lease}); return err }); err != nil {
+					t.Error(err)
+					return
+				}
+				shared := f.put(t, sc, fmt.Sprintf("shared%d", rand.N(3)), nil)
+				m := f.put(t, sc, fmt.Sprintf("m%d-%d", w, i), map[string]string{label.GCRefContent + ".l.0": shared.String()})
+				if err := f.In(sc).Update(t.Context(), func(tx *Tx) error {
+					if _, err := tx.UpdateContent(Content{Digest: m, Labels: map[string]string{label.GCRefContent + ".l.0": shared.String()}}); err != nil {
+						return err
+					}
+					if _, err := tx.PutImage(Image{Name: fmt.Sprintf("i%d", w), Target: descriptor(m)}); err != nil {
+						return err
+					}
+					return tx.DeleteLease(sc.Lease)
+				}); err != nil {
+					t.Error(err)
+					return
+				}
+				for _, dg := range []digest.Digest{m, shared} {
+					b, err := f.In(sc).OpenContent(t.Context(), dg)
+					if err != nil {
+						t.Errorf("image i%d lost %s: %v", w, dg, err)
+						return
+					}
+					_ = b.Close()
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	close(stop)
+	gc.Wait()
+}
+
+func TestAfterPowerLoss(t *testing.T) {
+	root := t.TempDir()
+	f := open(t, root, "boot1")
+	f.put(t, ns, "durable", map[string]string{label.GCRoot: "x"})
+	later := func(data string) {
+		w, err := f.In(ns).Writer(t.Context(), WriterOptions{Ref: data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write([]byte(data))
+		if err := w.Commit(t.Context(), CommitOptions{Later: true, Labels: map[string]string{label.GCRoot: "x"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	later("flushed")
+	f.layer(t, ns, "flushed", "", nil)
+	if err := f.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	later("lost")
+	f.layer(t, ns, "lost", "flushed", nil)
+	if _, err := f.In(ns).MakeSnapshot(t.Context(), Snapshot{Snapshotter: "dirs", Name: "above", Parent: "lost", Kind: snapshot.Active}); err != nil {
+		t.Fatal(err)
+	}
+	before := names(t, f.In(ns))
+	_ = f.Close()
+
+	f = open(t, root, "boot1") // the daemon died, the kernel did not
+	if got := names(t, f.In(ns)); got != before {
+		t.Fatalf("same boot: %s, want %s", got, before)
+	}
+	_ = f.Close()
+	f = open(t, root, "boot2")
+	if got := names(t, f.In(ns)); strings.Contains(got, "lost") || strings.Contains(got, "above") || !strings.Contains(got, "s:flushed") || strings.Count(got, "c:") != 2 {
+		t.Fatal(got)
+	}
+	if err := f.EmptyTrash(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := os.ReadDir(filepath.Join(root, "dirs")); len(n) != 1 {
+		t.Fatalf("directories left: %v", n)
+	}
+	if l, _ := f.blobs.List(); len(l) != 2 {
+		t.Fatalf("blobs left: %v", l)
+	}
+}
+
+// TestBootFindsFilesWithoutRows: what a crash left between file and row goes, and
+// no id is ever given out twice.
+func TestBootFindsFilesWithoutRows(t *testing.T) {
+	root := t.TempDir()
+	f := open(t, root, "b1")
+	f.layer(t, ns, "a", "", nil)
+	_ = f.Close()
+	_ = os.Mkdir(filepath.Join(root, "dirs", "77"), 0o700)
+	stray, _ := f.blobs.Path(digest.FromString("stray"))
+	_ = os.WriteFile(stray, []byte("stray"), 0o600)
+	f = open(t, root, "b1")
+	if err := f.EmptyTrash(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.layer(t, ns, "b", "", nil)
+	s, err := Get(t.Context(), f.In(ns), func(tx *Tx) (Snapshot, error) { return tx.Snapshot("dirs", "b") })
+	if err != nil || s.ID != 78 {
+		t.Fatal(s.ID, err)
+	}
+	if l, _ := f.blobs.List(); len(l) != 0 {
+		t.Fatal(l)
+	}
+	if n, _ := os.ReadDir(filepath.Join(root, "dirs")); len(n) != 2 {
+		t.Fatal(n)
+	}
+}
