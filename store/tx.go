@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/base/errs"
+	"github.com/berthd/berth/base/spec"
 )
 
 // Tx is one transaction. It is used by one goroutine and dies with its function;
@@ -30,14 +31,8 @@ type querier interface {
 	query(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// Any is a payload that berth keeps and does not read: a type URL and its bytes.
-type Any struct {
-	TypeURL string
-	Value   []byte
-}
-
-// Empty reports whether there is no payload.
-func (a Any) Empty() bool { return a.TypeURL == "" && len(a.Value) == 0 }
+// Any is a payload that berth keeps and does not read.
+type Any = spec.Any
 
 // Namespace is the namespace of the transaction.
 func (tx *Tx) Namespace() string { return tx.scope.Namespace }
@@ -45,7 +40,6 @@ func (tx *Tx) Namespace() string { return tx.scope.Namespace }
 // Now is the time of the transaction: all that it makes has the same.
 func (tx *Tx) Now() time.Time { return tx.now }
 
-// As gives the same transaction for another namespace.
 func (tx *Tx) emit(topic string, body any) { tx.emitIn(tx.scope.Namespace, topic, body) }
 
 func (tx *Tx) emitIn(ns, topic string, body any) {

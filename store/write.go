@@ -280,3 +280,12 @@ func (tx *Tx) noteNamespace() error {
 	}
 	return tx.exec(`INSERT OR IGNORE INTO namespace (name, created) VALUES (?, ?)`, ns, tx.now.UnixNano())
 }
+
+// PromiseBytes is Promise for rows that point to blobs and layers: whatever of
+// them is not yet on the disk is flushed first.
+func (v Scoped) PromiseBytes(ctx context.Context, fn func(*Tx) error) error {
+	if err := v.s.Flush(ctx); err != nil {
+		return err
+	}
+	return v.Promise(ctx, fn)
+}

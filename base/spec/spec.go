@@ -20,3 +20,13 @@ const (
 	WhiteoutOverlay Whiteout = iota // character device 0:0 and the opaque xattr
 	WhiteoutRemove                  // the directory holds the parents' files: delete them
 )
+
+// Any is a payload that is handed on and not read: a type URL and its bytes
+// (google.protobuf.Any).
+type Any struct {
+	TypeURL string
+	Value   []byte
+}
+
+// Empty reports whether there is no payload.
+func (a Any) Empty() bool { return a.TypeURL == "" && len(a.Value) == 0 }
