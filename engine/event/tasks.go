@@ -1,0 +1,37 @@
+package event
+
+import (
+	"time"
+
+	eventsv1 "github.com/containerd/containerd/api/events"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Ended is the end of a container's init that its shim could not report.
+type Ended struct {
+	Namespace, Container string
+	Pid, Status          uint32
+	At                   time.Time
+}
+
+// TaskEnded publishes exit and deletion in the shim's place.
+func (x *Exchange) TaskEnded(e Ended) error {
+	at := timestamppb.New(e.At)
+	for _, m := range []struct {
+		topic string
+		body  proto.Message
+	}{
+		{"/tasks/exit", &eventsv1.TaskExit{ContainerID: e.Container, ID: e.Container, Pid: e.Pid, ExitStatus: e.Status, ExitedAt: at}},
+		{"/tasks/delete", &eventsv1.TaskDelete{ContainerID: e.Container, ID: e.Container, Pid: e.Pid, ExitStatus: e.Status, ExitedAt: at}},
+	} {
+		any, err := Pack(m.body)
+		if err != nil {
+			return err
+		}
+		if err := x.Publish(Envelope{Time: time.Now(), Namespace: e.Namespace, Topic: m.topic, Event: any}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
