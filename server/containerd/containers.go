@@ -4,7 +4,6 @@ import (
 	"context"
 
 	api "github.com/containerd/containerd/api/services/containers/v1"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/berthd/berth/engine/gc"
@@ -56,7 +55,7 @@ func (s Containers) List(ctx context.Context, r *api.ListContainersRequest) (*ap
 	return &api.ListContainersResponse{Containers: convert(l, toContainer)}, err
 }
 
-func (s Containers) ListStream(r *api.ListContainersRequest, out grpc.ServerStreamingServer[api.ListContainerMessage]) error {
+func (s Containers) ListStream(r *api.ListContainersRequest, out api.Containers_ListStreamServer) error {
 	l, err := s.list(out.Context(), r.GetFilters())
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 
 	api "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/opencontainers/go-digest"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/berthd/berth/base/errs"
@@ -70,7 +69,7 @@ func (s Content) Update(ctx context.Context, r *api.UpdateRequest) (*api.UpdateR
 	return &api.UpdateResponse{Info: toContent(c)}, err
 }
 
-func (s Content) List(r *api.ListContentRequest, out grpc.ServerStreamingServer[api.ListContentResponse]) error {
+func (s Content) List(r *api.ListContentRequest, out api.Content_ListServer) error {
 	v, err := in(out.Context(), s.Store)
 	if err != nil {
 		return err
@@ -101,7 +100,7 @@ func (s Content) Delete(ctx context.Context, r *api.DeleteContentRequest) (*empt
 	return &emptypb.Empty{}, s.GC.Remove(ctx, v, false, func(tx *store.Tx) error { return tx.DeleteContent(dg) })
 }
 
-func (s Content) Read(r *api.ReadContentRequest, out grpc.ServerStreamingServer[api.ReadContentResponse]) error {
+func (s Content) Read(r *api.ReadContentRequest, out api.Content_ReadServer) error {
 	v, err := in(out.Context(), s.Store)
 	if err != nil {
 		return err
@@ -181,7 +180,7 @@ func (s Content) Abort(ctx context.Context, r *api.AbortRequest) (*emptypb.Empty
 //
 //	client  STAT ref ─┐  WRITE offset data ─┐ …  COMMIT offset size digest ─┐
 //	server            └─ offset             └─ offset                       └─ digest
-func (s Content) Write(stream grpc.BidiStreamingServer[api.WriteContentRequest, api.WriteContentResponse]) (err error) {
+func (s Content) Write(stream api.Content_WriteServer) (err error) {
 	ctx := stream.Context()
 	v, err := in(ctx, s.Store)
 	if err != nil {

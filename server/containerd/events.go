@@ -7,7 +7,6 @@ import (
 	api "github.com/containerd/containerd/api/services/events/v1"
 	ttrpcapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/berthd/berth/engine/event"
@@ -40,7 +39,7 @@ func (s Events) Forward(_ context.Context, r *api.ForwardRequest) (*emptypb.Empt
 }
 
 // Subscribe sends events of all namespaces: only its filters narrow it.
-func (s Events) Subscribe(r *api.SubscribeRequest, out grpc.ServerStreamingServer[types.Envelope]) error {
+func (s Events) Subscribe(r *api.SubscribeRequest, out api.Events_SubscribeServer) error {
 	sub, err := s.Exchange.Subscribe(r.GetFilters()...)
 	if err != nil {
 		return err

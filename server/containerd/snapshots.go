@@ -4,7 +4,6 @@ import (
 	"context"
 
 	api "github.com/containerd/containerd/api/services/snapshots/v1"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/berthd/berth/engine/gc"
@@ -93,7 +92,7 @@ func (s Snapshots) Update(ctx context.Context, r *api.UpdateSnapshotRequest) (*a
 // listBatch is how many infos go into one message of a list.
 const listBatch = 100
 
-func (s Snapshots) List(r *api.ListSnapshotsRequest, out grpc.ServerStreamingServer[api.ListSnapshotsResponse]) error {
+func (s Snapshots) List(r *api.ListSnapshotsRequest, out api.Snapshots_ListServer) error {
 	v, err := in(out.Context(), s.Store)
 	if err != nil {
 		return err

@@ -1,0 +1,116 @@
+// Package daemon is berth's daemon: it builds all parts in one linear function,
+// starts them, and stops them in the reverse order. It owns the sockets and the
+// goroutines that serve them.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/berthd/berth/base/id"
+	"github.com/berthd/berth/daemon/config"
+	"github.com/berthd/berth/engine/event"
+	"github.com/berthd/berth/engine/gc"
+	"github.com/berthd/berth/engine/task"
+	"github.com/berthd/berth/host/shim"
+	"github.com/berthd/berth/server/containerd"
+	"github.com/berthd/berth/store"
+	"github.com/berthd/berth/store/snapshot"
+)
+
+// parts is everything the daemon is made of, in the order of building.
+type parts struct {
+	cfg      config.Config
+	log      *slog.Logger
+	exchange *event.Exchange
+	store    *store.Store
+	collect  *gc.Collector
+	tasks    *task.Tasks
+	plugins  []containerd.Plugin
+	uuid     string
+}
+
+// wire builds the daemon. Each part names the plugin that clients of the API see
+// for it.
+func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, error) {
+	p := &parts{cfg: cfg, log: log}
+	for _, d := range []string{cfg.Root, cfg.State} {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return nil, err
+		}
+	}
+	p.exchange = event.New()
+	p.plugin("event.v1", "exchange")
+
+	drivers, err := p.drivers()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read the boot id: %w", err)
+	}
+	p.store, err = store.Open(ctx, store.Config{
+		Root: cfg.Root, Drivers: drivers, BootID: strings.TrimSpace(string(boot)), Publish: p.exchange.FromStore(log), Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.plugin("content.v1", "content").Exports = map[string]string{"root": filepath.Join(cfg.Root, "content")}
+	p.plugin("metadata.v1", "bolt")
+	p.plugin("lease.v1", "manager")
+
+	p.collect = gc.New(gc.Config{Delay: 500 * time.Millisecond, Interval: 5 * time.Minute}, p.store, log)
+	p.plugin("gc.v1", "scheduler")
+
+	launcher, err := shim.NewLauncher(shim.Config{
+		GRPCAddress: cfg.GRPC.Address, TTRPCAddress: cfg.GRPC.Address + ".ttrpc", SocketDir: filepath.Join(cfg.State, "s"), Version: Version, Log: log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, p.store.Close())
+	}
+	p.plugin("shim.v1", "manager")
+	p.tasks = task.New(ctx, task.Config{State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: launcher, Log: log})
+	p.plugin("runtime.v2", "task").Exports = map[string]string{"log-uri-schemes": "fifo,binary,binary-v2,file"}
+
+	if p.uuid, err = p.store.Meta(ctx, "uuid", uuid); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+// drivers builds the snapshot drivers; one that cannot work here is shown as
+// skipped with the reason.
+func (p *parts) drivers() (map[string]snapshot.Driver, error) {
+	return map[string]snapshot.Driver{}, nil
+}
+
+// plugin adds a part to the list that the API shows. The prefix of all types is
+// containerd's.
+func (p *parts) plugin(typ, name string) *containerd.Plugin {
+	p.plugins = append(p.plugins, containerd.Plugin{Type: "io.containerd." + typ, ID: name, Platforms: []string{"linux/" + runtime.GOARCH}})
+	return &p.plugins[len(p.plugins)-1]
+}
+
+func (p *parts) close() error {
+	var all []error
+	if p.tasks != nil {
+		all = append(all, p.tasks.Close())
+	}
+	return errors.Join(append(all, p.store.Close())...)
+}
+
+// uuid makes a random UUID (RFC 9562, version 4).
+func uuid() string {
+	b := []byte(id.New(16))
+	b[12] = '4'
+	b[16] = "89ab"[b[16]%4]
+	return fmt.Sprintf("%s-%s-%s-%s-%s", b[:8], b[8:12], b[12:16], b[16:20], b[20:])
+}
