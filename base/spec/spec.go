@@ -17,8 +17,9 @@ type Whiteout uint8
 
 // The ways to mark a deletion.
 const (
-	WhiteoutOverlay Whiteout = iota // character device 0:0 and the opaque xattr
-	WhiteoutRemove                  // the directory holds the parents' files: delete them
+	WhiteoutOverlay     Whiteout = iota // character device 0:0, trusted.overlay.opaque on directories
+	WhiteoutRemove                      // the directory holds the parents' files: delete them
+	WhiteoutOverlayUser                 // as WhiteoutOverlay with user.overlay.opaque: overlay is mounted with userxattr
 )
 
 // Any is a payload that is handed on and not read: a type URL and its bytes
