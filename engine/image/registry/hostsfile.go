@@ -71,14 +71,14 @@ func parseHosts(dir string, data []byte) (*hostsConfig, error) {
 		}
 		e, err := h.endpoint(dir, name, t)
 		if err != nil {
-			return nil, errs.New(errs.FailedPrecondition, "host %q: %w", name, err)
+			return nil, errs.New(errs.FailedPrecondition, "host %q: %w", redactText(name), err)
 		}
 		h.hosts = append(h.hosts, e)
 	}
 	h.noFallback = f.Fallback != nil && !*f.Fallback
 	if f.Server != "" {
 		if h.server, err = h.endpoint(dir, f.Server, f.hostTable); err != nil {
-			return nil, errs.New(errs.FailedPrecondition, "server %q: %w", f.Server, err)
+			return nil, errs.New(errs.FailedPrecondition, "server %q: %w", redactText(f.Server), err)
 		}
 		if h.noFallback {
 			h.warnings = append(h.warnings, "server is never asked: fallback = false")
@@ -100,7 +100,7 @@ func decodeHosts(data []byte, f *hostsFile, h *hostsConfig) error {
 	if errors.As(err, &strict) {
 		for _, e := range strict.Errors {
 			row, _ := e.Position()
-			h.warnings = append(h.warnings, fmt.Sprintf("line %d: unknown key %s is ignored", row, strings.Join(e.Key(), ".")))
+			h.warnings = append(h.warnings, fmt.Sprintf("line %d: unknown key %s is ignored", row, redactText(strings.Join(e.Key(), "."))))
 		}
 		*f = hostsFile{}
 		err = toml.Unmarshal(data, f)
@@ -342,7 +342,7 @@ func parseHeader(in map[string]any) (http.Header, error) {
 func parseProxy(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("proxy %q: want scheme://host:port", redactText(raw))
+		return nil, errors.New("proxy: want scheme://host:port")
 	}
 	switch u.Scheme {
 	case "http", "https", "socks5", "socks5h":
