@@ -157,16 +157,18 @@ func (b *Blob) interrupted(err error) error {
 	err = errs.New(errs.Unavailable, "after %d of %d bytes: %w", b.pos, b.d.Size, &netError{err: err})
 	b.trouble(Attempt{Host: from.scheme + "://" + from.host, Err: err})
 
-	b.avoid = nil
-	if gained > 0 && !errors.Is(err, errDead) {
-		b.tries = 0
-	} else {
+	b.avoid = from
+	switch {
+	case errors.Is(err, errDead) || gained == 0:
 		b.tries++
-		b.avoid = from
-	}
-	if errors.Is(err, errSlow) {
+	case errors.Is(err, errSlow):
 		b.slow++
-		b.avoid = from
+		b.tries = 0
+	case errors.Is(err, errStall):
+		b.tries = 0
+	default: // cut, but it gave bytes: the same host first
+		b.tries = 0
+		b.avoid = nil
 	}
 	if b.reopened++; b.tries >= b.r.c.limits.Attempts || b.reopened > 64+int(b.d.Size>>20) {
 		return &Failure{Op: b.op, Attempts: b.troubles, kind: errs.Unavailable}

@@ -20,21 +20,33 @@ func (r *Remote) FetchBlobParallel(ctx context.Context, d ocispec.Descriptor, of
 	if streams < 2 || d.Size-offset < 2*chunkSize {
 		return r.FetchBlob(ctx, d, offset)
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	first, err := r.openBlob(ctx, d, offset, offset+chunkSize)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	if !first.ranged {
 		first.end = d.Size // a whole body is coming already: read all of it
-		return first, nil
+		return &cancelBlob{first, cancel}, nil
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	f := &parallelFetch{r: r, ctx: ctx, cancel: cancel, d: d, next: first.end}
 	f.start(func() (*Blob, error) { return first, nil }, chunkSize)
 	for range streams - 1 {
 		f.startNext()
 	}
 	return f, nil
+}
+
+// cancelBlob frees the context that its blob was opened with.
+type cancelBlob struct {
+	*Blob
+	cancel context.CancelFunc
+}
+
+func (b *cancelBlob) Close() error {
+	defer b.cancel()
+	return b.Blob.Close()
 }
 
 // parallelFetch delivers chunks in order while the next ones are on their way.

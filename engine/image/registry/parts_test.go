@@ -3,6 +3,8 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"sync/atomic"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -38,3 +40,19 @@ func fetchParts(ctx context.Context, r *Remote, manifest []byte) (int64, error) 
 	}
 	return total, nil
 }
+
+// counter counts the bytes that a fault let through.
+type counter struct{ n atomic.Int64 }
+
+type countingWriter struct {
+	http.ResponseWriter
+	c *counter
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.c.n.Add(int64(n))
+	return n, err
+}
+
+func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
