@@ -1,0 +1,230 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxTransports bounds the pool: each is one combination of settings.
+const maxTransports = 64
+
+// pool keeps one http.Transport for each combination of settings, so that
+// connections are shared by all calls that may share them.
+type pool struct {
+	cfg  Config
+	dial func(ctx context.Context, d *net.Dialer, network, addr string) (net.Conn, error) // replaced in tests
+
+	mu         sync.Mutex
+	transports map[transportKey]*http.Transport
+	reaches    map[string]reach // by origin: where its last connection went
+	plain      map[string]bool  // origins of orHTTP endpoints that speak plain http
+}
+
+type transportKey struct {
+	tls   string
+	dial  time.Duration
+	proxy string
+	guard guard
+}
+
+func newPool(cfg Config) *pool {
+	return &pool{
+		cfg: cfg,
+		dial: func(ctx context.Context, d *net.Dialer, n, a string) (net.Conn, error) {
+			return d.DialContext(ctx, n, a)
+		},
+		transports: map[transportKey]*http.Transport{},
+		reaches:    map[string]reach{},
+		plain:      map[string]bool{},
+	}
+}
+
+func (p *pool) closeIdle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.transports {
+		t.CloseIdleConnections()
+	}
+}
+
+// channel says how a request may travel.
+type channel struct {
+	tls   *tlsSettings
+	dial  time.Duration
+	proxy *url.URL
+	guard guard
+	quick time.Duration // to get a connection; 0: no limit but dial
+	wait  time.Duration // for the answer's header, from the start
+	debug *debugLog
+	trace bool
+}
+
+func (p *pool) proxyFor(ch channel, u *url.URL) (*url.URL, error) {
+	if ch.proxy != nil {
+		return ch.proxy, nil
+	}
+	return http.ProxyFromEnvironment(&http.Request{URL: u})
+}
+
+func (p *pool) transport(ch channel) *http.Transport {
+	key := transportKey{tls: ch.tls.id(), dial: ch.dial, guard: ch.guard}
+	if ch.proxy != nil {
+		key.proxy = ch.proxy.String()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.transports[key]; t != nil {
+		return t
+	}
+	if len(p.transports) >= maxTransports { // certificates were rotated many times
+		for k, t := range p.transports {
+			t.CloseIdleConnections()
+			delete(p.transports, k)
+		}
+	}
+	dialer := &net.Dialer{Timeout: ch.dial, KeepAlive: 30 * time.Second}
+	if ch.guard.on {
+		dialer.ControlContext = ch.guard.control
+	}
+	t := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            func(ctx context.Context, n, a string) (net.Conn, error) { return p.dial(ctx, dialer, n, a) },
+		TLSClientConfig:        ch.tls.config(),
+		TLSHandshakeTimeout:    10 * time.Second,
+		MaxIdleConnsPerHost:    8,
+		MaxIdleConns:           64,
+		IdleConnTimeout:        p.cfg.IdleTimeout,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: p.cfg.Limits.Header,
+		DisableCompression:     true, // digests are of what the registry stores
+		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+	}
+	if ch.proxy != nil {
+		t.Proxy = http.ProxyURL(ch.proxy)
+	}
+	p.transports[key] = t
+	return t
+}
+
+var (
+	errHeaderWait  = errors.New("no complete answer header in time")
+	errSlowConnect = errors.New("no connection in time, another host is asked first")
+	errClosed      = errors.New("closed")
+)
+
+// roundTrip makes one HTTP exchange. The answer's body must be closed; closing it
+// early ends the exchange. Errors are *netError, or the context's own.
+func (p *pool) roundTrip(req *http.Request, ch channel) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	timer := time.AfterFunc(ch.wait, func() { cancel(errHeaderWait) })
+	quick := time.AfterFunc(cmp.Or(ch.quick, ch.wait), func() { cancel(errSlowConnect) })
+	defer quick.Stop()
+	proxy, err := p.proxyFor(ch, req.URL)
+	if err != nil {
+		cancel(errClosed)
+		return nil, &netError{err: err, connect: true}
+	}
+	if ch.guard.on {
+		if err := ch.guard.allowsHost(req.URL.Host); err != nil {
+			cancel(errClosed)
+			return nil, &netError{err: err}
+		}
+		if proxy != nil { // the dialer would see the proxy's address
+			ch.guard = guard{}
+		}
+	}
+	connected := false
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		connected = true
+		quick.Stop()
+		if ip, ok := addrOf(info.Conn.RemoteAddr()); ok && proxy == nil {
+			p.noteReach(urlOrigin(req.URL), reachOf(ip))
+		}
+	}}
+	ctx = httptrace.WithClientTrace(ctx, trace)
+	if ch.debug != nil {
+		if ch.trace {
+			ctx = httptrace.WithClientTrace(ctx, ch.debug.events(req.URL.Host))
+		}
+		ch.debug.request(req)
+	}
+	started := time.Now()
+	resp, err := p.transport(ch).RoundTrip(req.WithContext(ctx))
+	if ch.debug != nil {
+		ch.debug.answer(req, resp, err, time.Since(started))
+	}
+	if !timer.Stop() && err == nil {
+		resp.Body.Close()
+		err = errHeaderWait
+	}
+	if err != nil {
+		cause := context.Cause(ctx)
+		cancel(errClosed)
+		if req.Context().Err() != nil {
+			return nil, context.Cause(req.Context())
+		}
+		if cause != nil {
+			err = cause
+		}
+		return nil, &netError{err: err, connect: !connected, slow: errors.Is(err, errSlowConnect)}
+	}
+	resp.Body = &cancelBody{ReadCloser: resp.Body, cancel: cancel}
+	return resp, nil
+}
+
+// cancelBody frees the exchange's context with its body.
+type cancelBody struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b *cancelBody) Close() error {
+	b.cancel(errClosed)
+	return b.ReadCloser.Close()
+}
+
+func (p *pool) noteReach(origin string, r reach) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.reaches) > 1024 {
+		clear(p.reaches)
+	}
+	p.reaches[origin] = r
+}
+
+func (p *pool) reachOf(origin string) reach {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reaches[origin]
+}
+
+// speaksPlain remembers that an orHTTP endpoint turned out to speak http.
+func (p *pool) speaksPlain(host string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.plain[strings.ToLower(host)]
+}
+
+func (p *pool) notePlain(host string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.plain[strings.ToLower(host)] = true
+}
+
+// isPlainAnswer says whether a TLS handshake failed because the other side does
+// not speak TLS at all.
+func isPlainAnswer(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record)
+}
