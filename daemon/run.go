@@ -20,7 +20,9 @@ import (
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	ttrpcapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/ttrpc"
@@ -121,6 +123,9 @@ func (p *parts) register() *grpc.Server {
 	eventsapi.RegisterEventsServer(s, containerd.Events{Exchange: p.exchange})
 	introspectionapi.RegisterIntrospectionServer(s, containerd.Introspection{UUID: p.uuid, Parts: p.plugins})
 	versionapi.RegisterVersionServer(s, containerd.Version{Text: Version, Revision: Revision})
+	streams := containerd.NewStreams()
+	streamingapi.RegisterStreamingServer(s, streams)
+	transferapi.RegisterTransferServer(s, containerd.Transfer{Store: p.store, Images: p.images, Streams: streams})
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	return s
 }

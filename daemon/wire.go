@@ -18,6 +18,8 @@ import (
 	"github.com/berthd/berth/daemon/config"
 	"github.com/berthd/berth/engine/event"
 	"github.com/berthd/berth/engine/gc"
+	"github.com/berthd/berth/engine/image"
+	"github.com/berthd/berth/engine/image/registry"
 	"github.com/berthd/berth/engine/task"
 	"github.com/berthd/berth/host/shim"
 	"github.com/berthd/berth/server/containerd"
@@ -32,6 +34,8 @@ type parts struct {
 	exchange *event.Exchange
 	store    *store.Store
 	collect  *gc.Collector
+	registry *registry.Client
+	images   *image.Images
 	tasks    *task.Tasks
 	plugins  []containerd.Plugin
 	uuid     string
@@ -69,6 +73,14 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 
 	p.collect = gc.New(gc.Config{Delay: 500 * time.Millisecond, Interval: 5 * time.Minute}, p.store, log)
 	p.plugin("gc.v1", "scheduler")
+
+	p.registry = registry.New(registry.Config{HostsDirs: registry.DefaultHostsDirs, UserAgent: "berth/" + Version, Logger: log})
+	p.images = image.New(image.Config{
+		Store: p.store, Registry: p.registry, GC: p.collect, Snapshotter: "overlayfs", Log: log,
+		Verifiers: image.Verifiers{Dir: "/opt/containerd/image-verifier/bin", Most: 10, Limit: 10 * time.Second},
+	})
+	p.plugin("transfer.v1", "local")
+	p.plugin("image-verifier.v1", "bindir")
 
 	launcher, err := shim.NewLauncher(shim.Config{
 		GRPCAddress: cfg.GRPC.Address, TTRPCAddress: cfg.GRPC.Address + ".ttrpc", SocketDir: filepath.Join(cfg.State, "s"), Version: Version, Log: log,

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -217,6 +218,15 @@ func (w *Writer) Offset() int64 {
 		return w.shared
 	}
 	return w.in.Offset()
+}
+
+// Reader reads the bytes that were there when it was called; nil if there are
+// none. It may be read while Write goes on.
+func (w *Writer) Reader() io.Reader {
+	if w.in == nil || w.in.Offset() == 0 {
+		return nil
+	}
+	return w.in.Reader()
 }
 
 // Digest is that of the bytes so far.

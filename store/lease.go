@@ -170,6 +170,12 @@ func (tx *Tx) hold(typ, resource string) error {
 	return tx.addResource(tx.scope.Lease, Resource{typ, resource})
 }
 
+// Hold puts something that is there under the scope's lease, if it has one.
+func (tx *Tx) Hold(r Resource) error {
+	tx.touch(node{resourceNodes[r.kind()], tx.scope.Namespace, r.key()})
+	return tx.hold(r.Type, r.ID)
+}
+
 // kind and key split a snapshot's type so that it can be a node of the graph.
 func (r Resource) kind() string {
 	if strings.HasPrefix(r.Type, ResourceSnapshot) {

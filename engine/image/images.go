@@ -28,6 +28,7 @@ type Config struct {
 	Snapshotter string // the default one
 	Downloads   int    // layers that one pull fetches at once
 	Uploads     int    // blobs that one push sends at once
+	Verifiers   Verifiers
 	Log         *slog.Logger
 }
 

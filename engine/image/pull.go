@@ -27,12 +27,9 @@ type PullRequest struct {
 	Registry registry.Options
 	Client   string // tells apart callers whose credentials must not be mixed
 	Watch    Watcher
-	Keep     func(store.Image, ConfigID) []store.Image // more images to store with it
+	More     []NameRule // more names for it
+	ByConfig bool       // also under the digest of its config, as CRI keeps images
 }
-
-// ConfigID is the digest of the config of the best manifest: what CRI calls the
-// image's id.
-type ConfigID = string
 
 // Pull brings an image in: resolve, verify, fetch and unpack in one pass, and one
 // transaction that writes its names. Who asks for the same thing meanwhile shares
@@ -41,7 +38,7 @@ func (i *Images) Pull(ctx context.Context, v store.Scoped, r PullRequest) (store
 	if len(r.Names) == 0 {
 		r.Names = []string{r.Ref.String()}
 	}
-	key, err := json.Marshal([]any{v.Namespace(), r.Ref.String(), r.Names, r.Choice, r.Unpack, r.Client, r.Labels})
+	key, err := json.Marshal([]any{v.Namespace(), r.Ref.String(), r.Names, r.More, r.ByConfig, r.Choice, r.Unpack, r.Client, r.Labels})
 	if err != nil {
 		return store.Image{}, err
 	}
@@ -81,6 +78,9 @@ func (i *Images) pull(ctx context.Context, v store.Scoped, r PullRequest, tell W
 	if err != nil {
 		return store.Image{}, err
 	}
+	if err := i.cfg.Verifiers.Check(ctx, r.Ref.String(), desc); err != nil {
+		return store.Image{}, err
+	}
 	t.remote = remote
 	t.source = map[string]string{label.DistSource + r.Ref.Host: r.Ref.Path}
 	t.meter.note("Pulling from "+r.Ref.Host, r.Names[0])
@@ -115,8 +115,17 @@ func (i *Images) name(ctx context.Context, v store.Scoped, desc ocispec.Descript
 	for _, n := range r.Names[1:] {
 		all = append(all, store.Image{Name: n, Target: plain(desc), Labels: r.Labels})
 	}
-	if r.Keep != nil {
-		all = append(all, r.Keep(first, best.config.Digest.String())...)
+	for _, rule := range r.More {
+		name := rule.Name
+		if rule.AddDigest {
+			name += "@" + desc.Digest.String()
+		}
+		if !rule.Prefix {
+			all = append(all, store.Image{Name: name, Target: plain(desc), Labels: r.Labels})
+		}
+	}
+	if r.ByConfig && best.config.Digest != "" {
+		all = append(all, store.Image{Name: best.config.Digest.String(), Target: plain(desc), Labels: r.Labels})
 	}
 	err := v.PromiseBytes(ctx, func(tx *store.Tx) (err error) {
 		for n, im := range all {

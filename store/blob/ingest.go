@@ -70,6 +70,9 @@ func (in *Ingest) Write(p []byte) (int, error) {
 // Offset is how many bytes are there.
 func (in *Ingest) Offset() int64 { return in.offset }
 
+// Reader reads the bytes so far, without moving where Write goes on.
+func (in *Ingest) Reader() io.Reader { return io.NewSectionReader(in.f, 0, in.offset) }
+
 // Digest is that of the bytes so far.
 func (in *Ingest) Digest() digest.Digest { return digest.NewDigest(in.alg, in.hash) }
 
