@@ -36,6 +36,7 @@ type parts struct {
 	collect  *gc.Collector
 	registry *registry.Client
 	images   *image.Images
+	shims    *task.Shims
 	tasks    *task.Tasks
 	plugins  []containerd.Plugin
 	uuid     string
@@ -88,8 +89,9 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	if err != nil {
 		return nil, errors.Join(err, p.store.Close())
 	}
+	p.shims = task.NewShims()
 	p.plugin("shim.v1", "manager")
-	p.tasks = task.New(ctx, task.Config{State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: launcher, Log: log})
+	p.tasks = task.New(ctx, task.Config{State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: launcher, Shims: p.shims, Log: log})
 	p.plugin("runtime.v2", "task").Exports = map[string]string{"log-uri-schemes": "fifo,binary,binary-v2,file"}
 
 	if p.uuid, err = p.store.Meta(ctx, "uuid", uuid); err != nil {
@@ -114,7 +116,7 @@ func (p *parts) plugin(typ, name string) *containerd.Plugin {
 func (p *parts) close() error {
 	var all []error
 	if p.tasks != nil {
-		all = append(all, p.tasks.Close())
+		all = append(all, p.shims.Close(), p.tasks.Close())
 	}
 	return errors.Join(append(all, p.store.Close())...)
 }

@@ -64,13 +64,13 @@ func (t *Tasks) adopt(ctx context.Context, task *Task) {
 func (t *Tasks) reconnect(ctx context.Context, task *Task) bool {
 	short, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
-	c, err := t.connect(short, bootstrapOf(task.row.Body))
+	u, err := t.connect(short, task, bootstrapOf(task.row.Body))
 	if err != nil {
 		t.log.Warn("shim is dead, its task is cleaned up", "task", task.key, "error", err)
 		return false
 	}
 	t.mu.Lock()
-	task.conn = c
+	task.use = u
 	t.mu.Unlock()
 	ask, cancel2 := context.WithTimeout(ctx, stateTime)
 	defer cancel2()
@@ -89,7 +89,7 @@ func (t *Tasks) lost(task *Task) {
 	defer unlock()
 	t.mu.Lock()
 	still := t.mu.tasks[task.key] == task
-	task.conn = nil
+	task.use = nil
 	t.mu.Unlock()
 	if !still {
 		return

@@ -78,7 +78,7 @@ func (t *Tasks) make(ctx context.Context, v store.Scoped, task *Task, c store.Co
 	if err := v.Update(ctx, func(tx *store.Tx) error { return tx.PutTask(task.row) }); err != nil {
 		return 0, err
 	}
-	if task.conn, err = t.connect(ctx, b); err != nil {
+	if task.use, err = t.connect(ctx, task, b); err != nil {
 		return 0, err
 	}
 	body.Pid, err = task.api().Create(ctx, shim.CreateRequest{
@@ -108,6 +108,10 @@ func (t *Tasks) startShim(ctx context.Context, task *Task, r CreateRequest) (shi
 	return t.cfg.Launcher.Start(ctx, t.params(task))
 }
 
+func (t *Tasks) connect(ctx context.Context, task *Task, b shim.Bootstrap) (*Use, error) {
+	return t.cfg.Shims.Connect(ctx, b, func() { t.lost(task) })
+}
+
 func (t *Tasks) params(task *Task) shim.Params {
 	return shim.Params{Namespace: task.key.ns, ID: task.key.id, Bundle: t.bundle(task.key), Runtime: task.row.Runtime, Options: task.row.Body.Options}
 }
@@ -121,8 +125,8 @@ func (t *Tasks) groupShim(task *Task) (shim.Bootstrap, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, other := range t.mu.tasks {
-		if other.key.ns == task.key.ns && other.row.Body.Group == task.row.Body.Group && other.row.Runtime == task.row.Runtime && other.conn != nil {
-			if b := other.conn.Bootstrap(); b.Version >= 3 {
+		if other.key.ns == task.key.ns && other.row.Body.Group == task.row.Body.Group && other.row.Runtime == task.row.Runtime && other.use != nil {
+			if b := other.use.Conn.Bootstrap(); b.Version >= 3 {
 				return b, true
 			}
 		}
@@ -176,12 +180,12 @@ func (t *Tasks) teardown(ctx context.Context, task *Task) (shim.Exit, error) {
 func (t *Tasks) endShim(ctx context.Context, task *Task) (shim.Exit, error) {
 	var exit shim.Exit
 	deleted := false
-	if task.conn == nil && task.row.Body.Address != "" && task.row.Boot == t.store.BootID() {
-		if c, err := t.connect(ctx, bootstrapOf(task.row.Body)); err == nil {
-			task.conn = c
+	if task.use == nil && task.row.Body.Address != "" && task.row.Boot == t.store.BootID() {
+		if u, err := t.connect(ctx, task, bootstrapOf(task.row.Body)); err == nil {
+			task.use = u
 		}
 	}
-	if task.conn != nil {
+	if task.use != nil {
 		exit, deleted = t.deleteByForce(ctx, task)
 		last, err := t.shutdown(ctx, task)
 		if err != nil {
@@ -212,7 +216,7 @@ func (t *Tasks) deleteByForce(ctx context.Context, task *Task) (shim.Exit, bool)
 // shutdown gives up the task's use of its shim and asks the shim to end if it was
 // the last. The connection is nil after it.
 func (t *Tasks) shutdown(ctx context.Context, task *Task) (last bool, err error) {
-	c := task.conn
+	u := task.use
 	if !task.row.Body.External {
 		short, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
@@ -222,9 +226,9 @@ func (t *Tasks) shutdown(ctx context.Context, task *Task) (last bool, err error)
 		}
 	}
 	t.mu.Lock()
-	task.conn = nil
+	task.use = nil
 	t.mu.Unlock()
-	last, cerr := t.release(c)
+	last, cerr := t.cfg.Shims.Release(u)
 	return last, errors.Join(err, cerr)
 }
 

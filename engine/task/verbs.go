@@ -22,11 +22,11 @@ type (
 // with runs fn on a task's shim and says in the error what was being done.
 func with[T any](ctx context.Context, t *Tasks, v store.Scoped, what, cid string, fn func(shim.Task) (T, error)) (T, error) {
 	var zero T
-	task, err := t.find(ctx, v.Namespace(), cid)
+	_, api, err := t.find(ctx, v.Namespace(), cid)
 	if err != nil {
 		return zero, err
 	}
-	out, err := fn(task.api())
+	out, err := fn(api)
 	if err != nil {
 		return out, fmt.Errorf("%s task %q: %w", what, cid, err)
 	}
@@ -102,12 +102,11 @@ func (t *Tasks) ids(ns string) []string {
 
 // Wait returns when the process has ended, also when its shim dies with it.
 func (t *Tasks) Wait(ctx context.Context, v store.Scoped, cid, execID string) (Exit, error) {
-	task, err := t.find(ctx, v.Namespace(), cid)
+	task, api, err := t.find(ctx, v.Namespace(), cid)
 	if err != nil {
 		return Exit{}, err
 	}
-	conn := task.conn
-	exit, err := shim.Task{Conn: conn, Namespace: task.key.ns, ID: cid}.Wait(ctx, execID)
+	exit, err := api.Wait(ctx, execID)
 	if !errs.Is(err, errs.Unavailable) || ctx.Err() != nil {
 		return exit, err
 	}
@@ -158,11 +157,11 @@ func (t *Tasks) Delete(ctx context.Context, v store.Scoped, cid string) (Exit, e
 		return Exit{}, fmt.Errorf("delete task %q: another create or delete of it is under way: %w", cid, err)
 	}
 	defer unlock()
-	task, err := t.find(ctx, v.Namespace(), cid)
+	task, api, err := t.find(ctx, v.Namespace(), cid)
 	if err != nil {
 		return Exit{}, err
 	}
-	exit, err := task.api().Delete(ctx, "")
+	exit, err := api.Delete(ctx, "")
 	if err != nil && !errs.Is(err, errs.NotFound) {
 		return exit, fmt.Errorf("delete task %q: %w", cid, err)
 	}

@@ -1,0 +1,192 @@
+// Package lab sets up what tests of the built programs need: the programs, a
+// daemon of its own, a registry, and at the end the proof that nothing is left.
+package lab
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Lab is one test's place.
+type Lab struct {
+	T   testing.TB
+	Dir string // everything of this test is below it
+	Bin string // berth and berth-shim
+}
+
+var (
+	buildOnce sync.Once
+	buildDir  string
+	buildErr  error
+)
+
+// Root is the repository's root directory.
+func Root(t testing.TB) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// New makes a place for a test and builds the programs, once a process. With
+// BERTH_BIN set, the programs in that directory are tested instead.
+func New(t testing.TB) *Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("this test needs root: it mounts and runs containers")
+	}
+	dir, err := os.MkdirTemp("", "berth-lab-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &Lab{T: t, Dir: dir, Bin: Build(t)}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("what the test made cannot be removed: %v", err)
+		}
+	})
+	return l
+}
+
+// Build returns the directory of the programs.
+func Build(t testing.TB) string {
+	t.Helper()
+	if dir := os.Getenv("BERTH_BIN"); dir != "" {
+		return dir
+	}
+	root := Root(t)
+	buildOnce.Do(func() {
+		buildDir, buildErr = os.MkdirTemp("", "berth-bin-")
+		if buildErr != nil {
+			return
+		}
+		cmd := exec.Command("go", "build", "-o", buildDir+"/", "./cmd/...")
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			buildErr = fmt.Errorf("build: %w\n%s", err, out)
+		}
+	})
+	if buildErr != nil {
+		t.Fatal(buildErr)
+	}
+	return buildDir
+}
+
+// Tool finds a program that the test needs; that it is missing is a failure.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	p, err := exec.LookPath(name)
+	if err != nil {
+		t.Fatalf("%s is not on PATH: run `make tools` (docs/testing.md)", name)
+	}
+	return p
+}
+
+// Process is a program that runs beside the test.
+type Process struct {
+	*exec.Cmd
+	Log  *Buffer
+	done chan struct{}
+}
+
+// Buffer collects a program's output while it runs.
+type Buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// Start runs a program until the test ends.
+func Start(t testing.TB, cmd *exec.Cmd) *Process {
+	t.Helper()
+	p := &Process{Cmd: cmd, Log: &Buffer{}, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = p.Log, p.Log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// owner: Stop and Kill wait for done.
+	go func() {
+		_ = cmd.Wait() // a killed program's status says nothing
+		close(p.done)
+	}()
+	t.Cleanup(func() { p.Stop(t) })
+	return p
+}
+
+// Done is closed when the program has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Stop asks the program to end and waits.
+func (p *Process) Stop(t testing.TB) {
+	t.Helper()
+	_ = p.Process.Signal(syscall.SIGTERM) // it may have ended
+	select {
+	case <-p.done:
+	case <-time.After(20 * time.Second):
+		_ = p.Process.Kill()
+		<-p.done
+		t.Errorf("%s did not end within 20 s of SIGTERM; its output:\n%s", filepath.Base(p.Path), p.Log)
+	}
+}
+
+// Kill ends the program as kill -9 does.
+func (p *Process) Kill() {
+	_ = p.Process.Kill()
+	<-p.done
+}
+
+// Until waits for a condition; what names it in the failure.
+func Until(t testing.TB, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	end := time.Now().Add(limit)
+	for !ok() {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %s", what, limit)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// FreePort returns a port of the loopback that nobody listens on now.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Run runs a program and returns its output; failure ends the test.
+func Run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
