@@ -216,7 +216,7 @@ func readOnlyOverlay(list []string) []string {
 	upper := ""
 	for _, o := range list {
 		if u, ok := strings.CutPrefix(o, "upperdir="); ok {
-			upper = strings.ReplaceAll(u, ":", `\:`)
+			upper = u
 		} else if !strings.HasPrefix(o, "workdir=") && o != "volatile" {
 			out = append(out, o)
 		}

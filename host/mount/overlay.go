@@ -109,7 +109,7 @@ func overlayByOne(source string, flags uintptr, rest []string, at string, lower 
 	for _, w := range append([]string{"source=" + source}, rest...) {
 		key, value, ok := strings.Cut(w, "=")
 		if ok {
-			err = unix.FsconfigSetString(fs, key, unescape(value))
+			err = unix.FsconfigSetString(fs, key, value)
 		} else {
 			err = unix.FsconfigSetFlag(fs, key)
 		}

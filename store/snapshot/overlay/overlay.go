@@ -163,15 +163,20 @@ func (d *Driver) Mounts(_ context.Context, l snapshot.Layer) ([]spec.Mount, erro
 	}
 	opts = append(opts, d.facts.options...)
 	if l.Kind == snapshot.Active {
-		opts = append(opts, "workdir="+d.work(l.ID), "upperdir="+d.fs(l.ID))
+		opts = append(opts, "workdir="+escape(d.work(l.ID)), "upperdir="+escape(d.fs(l.ID)))
 	}
 	lower := make([]string, len(l.Parents))
 	for i, p := range l.Parents {
-		lower[i] = strings.ReplaceAll(d.fs(p), ":", `\:`)
+		lower[i] = escape(d.fs(p))
 	}
 	opts = append(opts, "lowerdir="+strings.Join(lower, ":"))
 	return []spec.Mount{{Type: "overlay", Source: "overlay", Options: opts}}, nil
 }
+
+// escape hides in a path what separates layers and options.
+func escape(path string) string { return separators.Replace(path) }
+
+var separators = strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`)
 
 func bind(source string, opts []string) []spec.Mount {
 	return []spec.Mount{{Type: "bind", Source: source, Options: opts}}

@@ -71,7 +71,7 @@ func try(dir string, options, ids []string) (err error) {
 	if err := unix.Mknod(filepath.Join(dir, "b", "hidden"), unix.S_IFCHR, 0); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("make whiteout: %w", err)
 	}
-	in := func(s string) string { return strings.ReplaceAll(filepath.Join(dir, s), ":", `\:`) }
+	in := func(s string) string { return escape(filepath.Join(dir, s)) }
 	opts := append(append([]string{}, ids...), options...)
 	opts = append(opts, "workdir="+in("work"), "upperdir="+in("upper"), "lowerdir="+in("b")+":"+in("a"))
 	merged := filepath.Join(dir, "merged")
