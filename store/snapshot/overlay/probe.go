@@ -1,0 +1,96 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/base/spec"
+	"github.com/berthd/berth/host/mount"
+	"github.com/berthd/berth/host/tree"
+)
+
+// facts are what this machine's overlay can do.
+type facts struct {
+	options []string // for every overlay mount
+	userns  bool     // we are root in a user namespace only
+	remap   bool     // layers can be shown through id maps (Linux 5.19)
+}
+
+// probe mounts a small overlay below root, because only that tells: file systems
+// without d_type or xattrs, overlay on overlay, and old kernels all fail here.
+func probe(root string) (f facts, err error) {
+	if f.userns, err = inUserNamespace(); err != nil {
+		return f, err
+	}
+	// index keeps a lock on the upper directory; containerd's clients expect it off.
+	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil {
+		f.options = append(f.options, "index=off")
+	}
+	if f.userns {
+		f.options = append(f.options, "userxattr")
+	}
+	old, err := filepath.Glob(filepath.Join(root, "probe-*"))
+	if err != nil {
+		return f, err
+	}
+	for _, o := range old { // of a start that was killed
+		if err := mount.Detach(filepath.Join(o, "merged")); err != nil {
+			return f, err
+		}
+		if err := tree.RemovePath(o); err != nil {
+			return f, err
+		}
+	}
+	dir, err := os.MkdirTemp(root, "probe-")
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, tree.RemovePath(dir)) }()
+	if err := try(dir, f.options, nil); err != nil {
+		return f, err
+	}
+	f.remap = !f.userns && try(dir, f.options, []string{"uidmap=0:65536:65536", "gidmap=0:65536:65536"}) == nil
+	return f, nil
+}
+
+// try mounts two layers and an upper directory and looks for a whiteout's effect.
+func try(dir string, options, ids []string) (err error) {
+	for _, sub := range []string{"a", "b", "upper", "work", "merged"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a", "hidden"), nil, 0o644); err != nil {
+		return err
+	}
+	if err := unix.Mknod(filepath.Join(dir, "b", "hidden"), unix.S_IFCHR, 0); err != nil && err != unix.EEXIST {
+		return fmt.Errorf("make whiteout: %w", err)
+	}
+	in := func(s string) string { return escape(filepath.Join(dir, s)) }
+	opts := append(append([]string{}, ids...), options...)
+	opts = append(opts, "workdir="+in("work"), "upperdir="+in("upper"), "lowerdir="+in("b")+":"+in("a"))
+	merged := filepath.Join(dir, "merged")
+	if err := mount.All([]spec.Mount{{Type: "overlay", Source: "overlay", Options: opts}}, merged); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, mount.Unmount(merged)) }()
+	if _, err := os.Lstat(filepath.Join(merged, "hidden")); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("a whiteout does not hide: %w", err)
+	}
+	return os.WriteFile(filepath.Join(merged, "written"), nil, 0o644)
+}
+
+// inUserNamespace reports whether our ids are not the machine's: only the first
+// namespace maps all of them to themselves (user_namespaces(7)).
+func inUserNamespace() (bool, error) {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil // a kernel without them
+	}
+	return strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295", err
+}
