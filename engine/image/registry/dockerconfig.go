@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -72,12 +73,14 @@ func (a dockerAuth) credential() (Credential, error) {
 // hubKeys are the names under which Docker Hub's credential may be filed.
 var hubKeys = []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io"}
 
+func isHub(host string) bool { return slices.Contains(hubKeys[1:], host) }
+
 // authKeys are the keys for a host and repository, most specific first: the
 // containers form host/path, then the host, then URLs as Docker wrote them.
 func authKeys(host, repo string) []string {
 	var out []string
 	names := []string{host}
-	if host == "registry-1.docker.io" || host == "docker.io" || host == "index.docker.io" {
+	if isHub(host) {
 		names = hubKeys
 	}
 	for _, n := range names {
@@ -117,7 +120,7 @@ func (c *dockerConfig) find(host, repo string) (cred Credential, helper, server 
 	}
 	if c.CredsStore != "" {
 		server = host
-		if keys[len(keys)-1] != "http://"+host { // Docker Hub
+		if isHub(host) {
 			server = hubKeys[0]
 		}
 		return Credential{}, c.CredsStore, server, nil
