@@ -57,7 +57,7 @@ func (r *Remote) ask(ctx context.Context, op string, hosts []*endpoint, f try) e
 			return errs.New(kindOfContext(ctx), "%s: %w", op, context.Cause(ctx))
 		}
 		fail.Attempts = append(fail.Attempts, Attempt{
-			Host: e.scheme + "://" + e.host, Took: time.Since(began), Err: err, Hint: r.hint(e, err),
+			Host: r.spoken(e), Took: time.Since(began), Err: err, Hint: r.hint(e, err),
 		})
 		if fail.kind == nil || e.upstream || !r.upstreamAsked(hosts) {
 			fail.kind = kindOf(err)
@@ -83,6 +83,14 @@ func (r *Remote) ask(ctx context.Context, op string, hosts []*endpoint, f try) e
 		return errs.New(kindOfContext(ctx), "%s: %w", op, context.Cause(ctx))
 	}
 	return fail
+}
+
+// spoken is e's origin as it is spoken to.
+func (r *Remote) spoken(e *endpoint) string {
+	if e.orHTTP && r.c.pool.speaksPlain(e.host) {
+		return "http://" + e.host
+	}
+	return e.scheme + "://" + e.host
 }
 
 func orNone(file string) string {

@@ -155,7 +155,7 @@ func (b *Blob) interrupted(err error) error {
 		err = io.ErrUnexpectedEOF
 	}
 	err = errs.New(errs.Unavailable, "after %d of %d bytes: %w", b.pos, b.d.Size, &netError{err: err})
-	b.trouble(Attempt{Host: from.scheme + "://" + from.host, Err: err})
+	b.trouble(Attempt{Host: b.r.spoken(from), Err: err})
 
 	b.avoid = from
 	switch {

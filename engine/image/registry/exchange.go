@@ -94,11 +94,11 @@ func location(from *url.URL, resp *http.Response) (*url.URL, error) {
 		return nil, errs.New(errs.FailedPrecondition, "status %d without a Location", resp.StatusCode)
 	}
 	to, err := from.Parse(raw)
-	if err != nil || to.Hostname() == "" || to.Opaque != "" {
+	if err != nil {
 		return nil, errs.New(errs.FailedPrecondition, "Location %q is not a URL", redactText(clean(raw, 200)))
 	}
 	to.User, to.Fragment = nil, ""
-	if to.Scheme != "https" && to.Scheme != "http" || from.Scheme == "https" && to.Scheme != "https" {
+	if to.Hostname() == "" || to.Scheme != "https" && to.Scheme != "http" || from.Scheme == "https" && to.Scheme != "https" {
 		return nil, errs.New(errs.PermissionDenied, "refused to go from %s to %s", redactURL(from), redactURL(to))
 	}
 	return to, nil
