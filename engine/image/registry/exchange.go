@@ -135,7 +135,7 @@ func (r *Remote) send(ctx context.Context, e *endpoint, q request) (*http.Respon
 			}
 		}
 		if !again {
-			return nil, unauthenticated(resp, auth)
+			return nil, statusError(resp)
 		}
 		resp.Body.Close()
 	}

@@ -62,7 +62,8 @@ func (e *StatusError) Unwrap() error {
 	return errs.FailedPrecondition
 }
 
-// statusError reads what is worth knowing from an answer and closes it.
+// statusError reads what is worth knowing from an answer and closes it. What the
+// request carried, and further secrets, are taken out: some servers repeat it.
 func statusError(resp *http.Response, secrets ...string) *StatusError {
 	defer resp.Body.Close()
 	e := &StatusError{Code: resp.StatusCode, Wait: retryAfter(resp.Header.Get("Retry-After"))}
@@ -78,7 +79,7 @@ func statusError(resp *http.Response, secrets ...string) *StatusError {
 		if t := doc.Errors[0].Message; t != "" && !strings.EqualFold(t, m) {
 			m = strings.TrimPrefix(m+": "+t, ": ")
 		}
-		e.Message = redactText(clean(m, 200), secrets...)
+		e.Message = clean(redactText(clean(m, 8192), append(secrets, sent(resp.Request)...)...), 200)
 	}
 	return e
 }

@@ -287,7 +287,7 @@ func TestEndlessLists(t *testing.T) {
 // TestManyPullsOfABadImage is R18.
 func TestManyPullsOfABadImage(t *testing.T) {
 	reg, h, img, ref := setup(t, registrytest.Options{}, 100_000)
-	reg.Add(registrytest.Fault{Path: "/blobs/" + img.Layers[0].Digest.String(), Do: registrytest.DropAfter(1000)})
+	reg.Add(registrytest.Fault{Path: "/blobs/" + img.Layers[0].Digest.String(), Do: registrytest.DropAfter(0)})
 	watch := watchMemory()
 	began := time.Now()
 	goroutines := runtime.NumGoroutine()
