@@ -72,6 +72,11 @@ func basicValue(c Credential) string {
 
 // credential finds what e's host may be shown: the caller's, else a stored one.
 func (r *Remote) credential(ctx context.Context, e *endpoint) (Credential, error) {
+	unlock, err := r.asking.Lock(ctx, e.host)
+	if err != nil {
+		return Credential{}, err
+	}
+	defer unlock()
 	r.mu.Lock()
 	c, known := r.creds[e.host]
 	r.mu.Unlock()
@@ -79,7 +84,6 @@ func (r *Remote) credential(ctx context.Context, e *endpoint) (Credential, error
 		return c, nil
 	}
 	if r.opts.Credentials != nil {
-		var err error
 		if c, err = r.opts.Credentials(ctx, e.host); err != nil {
 			return Credential{}, errs.New(kindOf(err), "ask for the credential of %s: %w", e.host, err)
 		}
@@ -90,8 +94,7 @@ func (r *Remote) credential(ctx context.Context, e *endpoint) (Credential, error
 	if c.empty() {
 		c = r.c.stored.lookup(ctx, e.host, r.ref.Path)
 	}
-	c, err := c.checked()
-	if err != nil {
+	if c, err = c.checked(); err != nil {
 		return Credential{}, err
 	}
 	r.mu.Lock()

@@ -150,10 +150,9 @@ func (r *Remote) sendOnce(ctx context.Context, e *endpoint, q request, auth auth
 		if body, err = q.body(); err != nil {
 			return nil, fmt.Errorf("open what is to be sent: %w", errors.Join(err, errFinal))
 		}
-		ch.wait = r.c.limits.UploadWait
 	}
 	if q.method == http.MethodPut || q.method == http.MethodPatch {
-		ch.wait = r.c.limits.UploadWait
+		ch.wait = r.c.limits.UploadWait // an empty one ends an upload, too
 	}
 	if q.quick {
 		ch.quick = r.c.limits.QuickConnect

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -157,9 +158,14 @@ func (r *Remote) pull(method string, u *url.URL, quick bool) request {
 	return request{method: method, url: u, quick: quick, scopes: []string{repositoryScope(r.ref.Path, "pull")}}
 }
 
+// smallTime bounds a small answer as a whole.
+const smallTime = 2 * time.Minute
+
 // small makes a request whose answer has status 200 and at most limit bytes, and
 // reads all of it.
 func (r *Remote) small(ctx context.Context, e *endpoint, q request, limit int64) ([]byte, *http.Response, error) {
+	ctx, done := context.WithTimeoutCause(ctx, smallTime, errSlow)
+	defer done()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errClosed)
 	resp, err := r.exchange(ctx, e, q)
