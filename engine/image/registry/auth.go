@@ -85,7 +85,7 @@ func (r *Remote) authorize(ctx context.Context, e *endpoint, scheme string, scop
 		}
 		return authorization{value: "Basic " + basicValue(cred)}, nil
 	}
-	tk := tokenKey{key.origin, n.realm, n.service, n.scopes, cred.id()}
+	tk := tokenKey{key.origin, n.realm, n.service, n.scopes, idOf(cred)}
 	t, cached, err := r.token(ctx, e, scheme, tk, cred)
 	if err != nil {
 		return authorization{}, err
@@ -146,7 +146,7 @@ func (r *Remote) challenged(ctx context.Context, e *endpoint, scheme string, sco
 			if err != nil {
 				return false, err
 			}
-			if used.value != "" || cred.empty() || cred.Username == "" && cred.Header == "" && cred.RegistryToken == "" {
+			if used.value != "" || cred.Empty() || cred.Username == "" && cred.Header == "" && cred.RegistryToken == "" {
 				continue
 			}
 			a.remember(key, need{scheme: "basic"})

@@ -60,26 +60,6 @@ func FuzzHosts(f *testing.F) {
 	})
 }
 
-func FuzzDockerConfig(f *testing.F) {
-	for _, s := range []string{
-		`{"auths":{"r.example":{"auth":"dTpw"}}}`, `{"credHelpers":{"r.example":"x"},"credsStore":"y"}`, `{"auths":{"r.example/a":{"identitytoken":"t"}}}`, `{"auths":null}`,
-	} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		c, err := parseDockerConfig([]byte(s))
-		if err != nil {
-			return
-		}
-		for _, host := range []string{"r.example", "registry-1.docker.io", "r.example:5000"} {
-			cred, _, _, err := c.find(host, "a/b/c")
-			if err == nil && cred.Secret != "" && cred.IdentityToken != "" {
-				t.Fatalf("%+v has two secrets", cred)
-			}
-		}
-	})
-}
-
 func FuzzManifestShape(f *testing.F) {
 	for _, s := range []string{
 		`{"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[]}`, `{"manifests":[{"a":1}]}`, `{"a":1,"A":2}`, `{`, `[]`, `{"layers":[],"x":{"y":[{}]}}`,

@@ -19,6 +19,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/imageref"
 	"github.com/berthd/berth/base/keylock"
+	"github.com/berthd/berth/engine/image/registry/authfile"
 )
 
 // DefaultHostsDirs is where hosts.toml files are looked for, first hit wins.
@@ -96,7 +97,7 @@ type Client struct {
 	pool   *pool
 	health *health
 	auth   *authorizer
-	stored *storedCredentials
+	stored *authfile.Files
 
 	mu    sync.Mutex
 	hosts map[string]*hostsDirs // by colon list: the daemon's own and those of calls
@@ -120,7 +121,7 @@ func New(cfg Config) *Client {
 		pool:   newPool(cfg),
 		health: newHealth(),
 		auth:   newAuthorizer(),
-		stored: newStoredCredentials(cfg.CredentialFiles, cfg.Logger),
+		stored: authfile.New(cfg.CredentialFiles, cfg.Logger),
 		hosts:  map[string]*hostsDirs{},
 	}
 }
