@@ -233,7 +233,10 @@ func (b *Blob) openAt(_ context.Context, e *endpoint, quick bool) error {
 // and no configured header, and may not lead closer to us than the registry is.
 func (b *Blob) openForeign(missing error) error {
 	e := b.r.endpoints[len(b.r.endpoints)-1]
-	fail := &Failure{Op: b.op, kind: errs.NotFound}
+	var fail *Failure
+	if !errors.As(missing, &fail) {
+		return missing
+	}
 	for i, raw := range b.d.URLs {
 		u, err := url.Parse(raw)
 		if err != nil || u.Hostname() == "" || i >= maxForeignURLs {
@@ -250,7 +253,7 @@ func (b *Blob) openForeign(missing error) error {
 		}
 		fail.Attempts = append(fail.Attempts, Attempt{Host: u.Scheme + "://" + u.Host, Err: err})
 	}
-	return errors.Join(missing, fail)
+	return fail
 }
 
 // rangeError is an answer that makes no sense for the Range that was asked for.

@@ -148,7 +148,7 @@ func (r *Remote) sendOnce(ctx context.Context, e *endpoint, q request, auth auth
 	if q.body != nil {
 		var err error
 		if body, err = q.body(); err != nil {
-			return nil, fmt.Errorf("open what is to be sent: %w", errors.Join(err, errFinal))
+			return nil, &finalError{fmt.Errorf("open what is to be sent: %w", err)}
 		}
 	}
 	if q.method == http.MethodPut || q.method == http.MethodPatch {
