@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/berthd/berth/base/errs"
@@ -41,6 +42,7 @@ func (r *Remote) ask(ctx context.Context, op string, hosts []*endpoint, f try) e
 	queue := r.c.health.order(hosts, time.Now())
 	quick := len(queue) // hosts still in their first turn
 	budget := max(r.c.limits.Attempts, len(queue))
+	verdict := slices.ContainsFunc(hosts, func(e *endpoint) bool { return e.upstream }) // the registry's own counts
 	repeats := 0
 	for tries := 0; len(queue) > 0; tries++ {
 		e, inQuick := queue[0], quick > 0
@@ -57,12 +59,13 @@ func (r *Remote) ask(ctx context.Context, op string, hosts []*endpoint, f try) e
 			return errs.New(kindOfContext(ctx), "%s: %w", op, context.Cause(ctx))
 		}
 		fail.Attempts = append(fail.Attempts, Attempt{
-			Host: e.scheme + "://" + e.host, Took: time.Since(began), Err: err, Hint: r.hint(e, err),
+			Host: r.spoken(e), Took: time.Since(began), Err: err, Hint: r.hint(e, err),
 		})
-		if fail.kind == nil || e.upstream || !r.upstreamAsked(hosts) {
+		if fail.kind == nil || e.upstream || !verdict {
 			fail.kind = kindOf(err)
 		}
-		if errors.Is(err, errFinal) || tries+1 >= budget && len(queue) == 0 {
+		var own *finalError
+		if errors.As(err, &own) || tries+1 >= budget && len(queue) == 0 {
 			break
 		}
 		var ne *netError
@@ -85,20 +88,19 @@ func (r *Remote) ask(ctx context.Context, op string, hosts []*endpoint, f try) e
 	return fail
 }
 
+// spoken is e's origin as it is spoken to.
+func (r *Remote) spoken(e *endpoint) string {
+	if e.orHTTP && r.c.pool.speaksPlain(e.host) {
+		return "http://" + e.host
+	}
+	return e.scheme + "://" + e.host
+}
+
 func orNone(file string) string {
 	if file == "" {
 		return "no hosts.toml"
 	}
 	return file
-}
-
-func (r *Remote) upstreamAsked(hosts []*endpoint) bool {
-	for _, e := range hosts {
-		if e.upstream {
-			return true
-		}
-	}
-	return false
 }
 
 func kindOfContext(ctx context.Context) error {

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/keylock"
 )
 
@@ -55,10 +54,9 @@ func newAuthorizer() *authorizer {
 
 // authorization is one Authorization value and what to forget if it is refused.
 type authorization struct {
-	value   string
-	token   tokenKey
-	cached  bool
-	secrets []string
+	value  string
+	token  tokenKey
+	cached bool
 }
 
 // authorize gives the Authorization value for a request, "" if the host has not
@@ -76,24 +74,23 @@ func (r *Remote) authorize(ctx context.Context, e *endpoint, scheme string, scop
 	if err != nil {
 		return authorization{}, err
 	}
-	secrets := cred.secrets()
 	switch {
 	case cred.Header != "":
-		return authorization{value: cred.Header, secrets: secrets}, nil
+		return authorization{value: cred.Header}, nil
 	case cred.RegistryToken != "":
-		return authorization{value: "Bearer " + cred.RegistryToken, secrets: secrets}, nil
+		return authorization{value: "Bearer " + cred.RegistryToken}, nil
 	case n.scheme == "basic":
 		if cred.Username == "" {
 			return authorization{}, nil
 		}
-		return authorization{value: "Basic " + basicValue(cred), secrets: secrets}, nil
+		return authorization{value: "Basic " + basicValue(cred)}, nil
 	}
-	tk := tokenKey{key.origin, n.realm, n.service, n.scopes, cred.id()}
+	tk := tokenKey{key.origin, n.realm, n.service, n.scopes, idOf(cred)}
 	t, cached, err := r.token(ctx, e, scheme, tk, cred)
 	if err != nil {
 		return authorization{}, err
 	}
-	return authorization{value: "Bearer " + t.value, token: tk, cached: cached, secrets: append(secrets, t.value)}, nil
+	return authorization{value: "Bearer " + t.value, token: tk, cached: cached}, nil
 }
 
 // token returns the cached token, or fetches one; calls for the same one wait
@@ -149,7 +146,7 @@ func (r *Remote) challenged(ctx context.Context, e *endpoint, scheme string, sco
 			if err != nil {
 				return false, err
 			}
-			if used.value != "" || cred.empty() || cred.Username == "" && cred.Header == "" && cred.RegistryToken == "" {
+			if used.value != "" || cred.Empty() || cred.Username == "" && cred.Header == "" && cred.RegistryToken == "" {
 				continue
 			}
 			a.remember(key, need{scheme: "basic"})
@@ -185,13 +182,4 @@ func (a *authorizer) remember(k needKey, n need) {
 		clear(a.needs)
 	}
 	a.needs[k] = n
-}
-
-// unauthenticated is the error of a 401 after which no other try can do better.
-func unauthenticated(resp *http.Response, used authorization) error {
-	e := statusError(resp, used.secrets...)
-	if e.Code == http.StatusUnauthorized {
-		return e
-	}
-	return errs.New(errs.Unauthenticated, "%w", e)
 }

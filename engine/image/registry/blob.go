@@ -155,7 +155,7 @@ func (b *Blob) interrupted(err error) error {
 		err = io.ErrUnexpectedEOF
 	}
 	err = errs.New(errs.Unavailable, "after %d of %d bytes: %w", b.pos, b.d.Size, &netError{err: err})
-	b.trouble(Attempt{Host: from.scheme + "://" + from.host, Err: err})
+	b.trouble(Attempt{Host: b.r.spoken(from), Err: err})
 
 	b.avoid = from
 	switch {
@@ -233,7 +233,10 @@ func (b *Blob) openAt(_ context.Context, e *endpoint, quick bool) error {
 // and no configured header, and may not lead closer to us than the registry is.
 func (b *Blob) openForeign(missing error) error {
 	e := b.r.endpoints[len(b.r.endpoints)-1]
-	fail := &Failure{Op: b.op, kind: errs.NotFound}
+	var fail *Failure
+	if !errors.As(missing, &fail) {
+		return missing
+	}
 	for i, raw := range b.d.URLs {
 		u, err := url.Parse(raw)
 		if err != nil || u.Hostname() == "" || i >= maxForeignURLs {
@@ -250,7 +253,7 @@ func (b *Blob) openForeign(missing error) error {
 		}
 		fail.Attempts = append(fail.Attempts, Attempt{Host: u.Scheme + "://" + u.Host, Err: err})
 	}
-	return errors.Join(missing, fail)
+	return fail
 }
 
 // rangeError is an answer that makes no sense for the Range that was asked for.

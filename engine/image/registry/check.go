@@ -67,9 +67,7 @@ func (r *Remote) checkHost(ctx context.Context, e *endpoint) HostReport {
 	began := time.Now()
 	h.Found, h.Err = r.resolveAt(ctx, e, r.ref.Object(), false)
 	h.Took = time.Since(began)
-	if e.orHTTP && r.c.pool.speaksPlain(e.host) {
-		h.URL = "http://" + e.host + e.path
-	}
+	h.URL = r.spoken(e) + e.path
 	var status *StatusError
 	switch {
 	case h.Err == nil:

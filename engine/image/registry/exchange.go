@@ -94,11 +94,11 @@ func location(from *url.URL, resp *http.Response) (*url.URL, error) {
 		return nil, errs.New(errs.FailedPrecondition, "status %d without a Location", resp.StatusCode)
 	}
 	to, err := from.Parse(raw)
-	if err != nil || to.Hostname() == "" || to.Opaque != "" {
+	if err != nil {
 		return nil, errs.New(errs.FailedPrecondition, "Location %q is not a URL", redactText(clean(raw, 200)))
 	}
 	to.User, to.Fragment = nil, ""
-	if to.Scheme != "https" && to.Scheme != "http" || from.Scheme == "https" && to.Scheme != "https" {
+	if to.Hostname() == "" || to.Scheme != "https" && to.Scheme != "http" || from.Scheme == "https" && to.Scheme != "https" {
 		return nil, errs.New(errs.PermissionDenied, "refused to go from %s to %s", redactURL(from), redactURL(to))
 	}
 	return to, nil
@@ -135,7 +135,7 @@ func (r *Remote) send(ctx context.Context, e *endpoint, q request) (*http.Respon
 			}
 		}
 		if !again {
-			return nil, unauthenticated(resp, auth)
+			return nil, statusError(resp)
 		}
 		resp.Body.Close()
 	}
@@ -148,12 +148,11 @@ func (r *Remote) sendOnce(ctx context.Context, e *endpoint, q request, auth auth
 	if q.body != nil {
 		var err error
 		if body, err = q.body(); err != nil {
-			return nil, fmt.Errorf("open what is to be sent: %w", errors.Join(err, errFinal))
+			return nil, &finalError{fmt.Errorf("open what is to be sent: %w", err)}
 		}
-		ch.wait = r.c.limits.UploadWait
 	}
 	if q.method == http.MethodPut || q.method == http.MethodPatch {
-		ch.wait = r.c.limits.UploadWait
+		ch.wait = r.c.limits.UploadWait // an empty one ends an upload, too
 	}
 	if q.quick {
 		ch.quick = r.c.limits.QuickConnect

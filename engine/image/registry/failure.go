@@ -62,7 +62,8 @@ func (e *StatusError) Unwrap() error {
 	return errs.FailedPrecondition
 }
 
-// statusError reads what is worth knowing from an answer and closes it.
+// statusError reads what is worth knowing from an answer and closes it. What the
+// request carried, and further secrets, are taken out: some servers repeat it.
 func statusError(resp *http.Response, secrets ...string) *StatusError {
 	defer resp.Body.Close()
 	e := &StatusError{Code: resp.StatusCode, Wait: retryAfter(resp.Header.Get("Retry-After"))}
@@ -78,7 +79,7 @@ func statusError(resp *http.Response, secrets ...string) *StatusError {
 		if t := doc.Errors[0].Message; t != "" && !strings.EqualFold(t, m) {
 			m = strings.TrimPrefix(m+": "+t, ": ")
 		}
-		e.Message = redactText(clean(m, 200), secrets...)
+		e.Message = clean(redactText(clean(m, 8192), append(secrets, sent(resp.Request)...)...), 200)
 	}
 	return e
 }
@@ -125,19 +126,27 @@ type Failure struct {
 }
 
 func (f *Failure) Error() string {
-	switch len(f.Attempts) {
-	case 0:
-		return f.Op + ": no host was asked"
-	case 1:
-		return f.Op + ": " + f.Attempts[0].String()
-	}
-	hosts := map[string]bool{}
 	var lines []string
-	for i, a := range f.Attempts {
+	hosts, times := map[string]bool{}, map[string]int{}
+	for _, a := range f.Attempts {
 		hosts[a.Host] = true
-		lines = append(lines, fmt.Sprintf("(%d) %s", i+1, a))
+		if times[a.String()]++; times[a.String()] == 1 {
+			lines = append(lines, a.String())
+		}
 	}
-	return fmt.Sprintf("%s: %d requests to %d hosts: %s", f.Op, len(f.Attempts), len(hosts), strings.Join(lines, "; "))
+	for i, l := range lines {
+		if n := times[l]; n > 1 {
+			lines[i] = fmt.Sprintf("%s (%d times)", l, n)
+		}
+		if len(lines) > 1 {
+			lines[i] = fmt.Sprintf("(%d) %s", i+1, lines[i])
+		}
+	}
+	s := f.Op + ": "
+	if len(hosts) > 1 {
+		s += fmt.Sprintf("%d hosts were asked: ", len(hosts))
+	}
+	return s + strings.Join(lines, "; ")
 }
 
 // Unwrap gives the kind, and the errors of all attempts.
@@ -208,8 +217,10 @@ func (r *Remote) hint(e *endpoint, err error) string {
 	return ""
 }
 
-// errFinal marks an error that says something about the caller's own input.
-var errFinal = errors.New("final")
+// finalError says something about the caller's own input: no host can help.
+type finalError struct{ error }
+
+func (e *finalError) Unwrap() error { return e.error }
 
 func isCertificate(err error) bool {
 	var verify *tls.CertificateVerificationError

@@ -69,6 +69,9 @@ func parseHosts(dir string, data []byte) (*hostsConfig, error) {
 		if !ok {
 			continue
 		}
+		if name == "" {
+			return nil, errs.New(errs.FailedPrecondition, "a [host] table without a URL")
+		}
 		e, err := h.endpoint(dir, name, t)
 		if err != nil {
 			return nil, errs.New(errs.FailedPrecondition, "host %q: %w", redactText(name), err)

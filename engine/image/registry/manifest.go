@@ -48,7 +48,7 @@ func (r *Remote) FetchManifest(ctx context.Context, d ocispec.Descriptor) ([]byt
 			resp *http.Response
 			err  error
 		)
-		if data, resp, err = r.small(ctx, e, q, r.c.limits.Manifest); err != nil {
+		if data, resp, err = r.small(ctx, e, q, d.Size); err != nil {
 			return err
 		}
 		if err := checkContent(data, d); err != nil {
@@ -77,7 +77,7 @@ func (r *Remote) FetchSmall(ctx context.Context, d ocispec.Descriptor) ([]byte, 
 	}
 	var data []byte
 	err := r.ask(ctx, op, r.with(canPull), func(ctx context.Context, e *endpoint, quick bool) (err error) {
-		if data, _, err = r.small(ctx, e, r.pull(http.MethodGet, e.blobURL(r.ref.Path, d.Digest), quick), r.c.limits.Manifest); err != nil {
+		if data, _, err = r.small(ctx, e, r.pull(http.MethodGet, e.blobURL(r.ref.Path, d.Digest), quick), d.Size); err != nil {
 			return err
 		}
 		return checkContent(data, d)

@@ -1,8 +1,10 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"sync/atomic"
 
@@ -56,3 +58,7 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 }
 
 func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+type readCloser = io.ReadCloser
+
+func nopCloser(data []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(data)) }

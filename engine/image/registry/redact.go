@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
@@ -26,6 +27,26 @@ func redactText(s string, secrets ...string) string {
 	}
 	s = urlUser.ReplaceAllString(s, "://…@")
 	return urlQuery.ReplaceAllString(s, "$1?…")
+}
+
+// sent lists the values in a request's header that may be secrets.
+func sent(req *http.Request) []string {
+	var out []string
+	if req == nil {
+		return nil
+	}
+	for k, values := range req.Header {
+		if !knownHeaders[k] {
+			out = append(out, values...)
+		}
+	}
+	if user, secret, ok := req.BasicAuth(); ok {
+		out = append(out, secret, user+":"+secret)
+	}
+	if _, value, ok := strings.Cut(req.Header.Get("Authorization"), " "); ok {
+		out = append(out, value)
+	}
+	return out
 }
 
 // redactURL is scheme, host and path.

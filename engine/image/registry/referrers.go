@@ -91,7 +91,7 @@ func referrersIn(data []byte) ([]ocispec.Descriptor, error) {
 	return index.Manifests, nil
 }
 
-// Tags lists the repository's tags. More than 200,000, or 256 pages, is
+// Tags lists the repository's tags in lexical order. More than 200,000, or 256 pages, is
 // ResourceExhausted.
 func (r *Remote) Tags(ctx context.Context) ([]string, error) {
 	var out []string
@@ -116,7 +116,11 @@ func (r *Remote) Tags(ctx context.Context) ([]string, error) {
 			return nil
 		})
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(out) // the spec's order; not every registry keeps it
+	return slices.Compact(out), nil
 }
 
 // pages reads a list to its end. The next page must be on the same host and below

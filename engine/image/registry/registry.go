@@ -18,6 +18,8 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/imageref"
+	"github.com/berthd/berth/base/keylock"
+	"github.com/berthd/berth/engine/image/registry/authfile"
 )
 
 // DefaultHostsDirs is where hosts.toml files are looked for, first hit wins.
@@ -52,7 +54,7 @@ type Limits struct {
 	Attempts     int           // requests per call, over all hosts, unless there are more hosts; 5
 	Redirects    int           // hops of one request; 10
 	HeaderWait   time.Duration // for an answer's complete header; 30 s
-	UploadWait   time.Duration // the same after a body was sent; 15 min
+	UploadWait   time.Duration // the same after an upload was sent; 15 min
 	QuickConnect time.Duration // to connect, before another host is tried first; 1 s
 	Backoff      time.Duration // before the first repetition, doubled each time; 200 ms
 	RetryAfter   time.Duration // longest wait that a host may ask for; 30 s
@@ -95,7 +97,7 @@ type Client struct {
 	pool   *pool
 	health *health
 	auth   *authorizer
-	stored *storedCredentials
+	stored *authfile.Files
 
 	mu    sync.Mutex
 	hosts map[string]*hostsDirs // by colon list: the daemon's own and those of calls
@@ -119,7 +121,7 @@ func New(cfg Config) *Client {
 		pool:   newPool(cfg),
 		health: newHealth(),
 		auth:   newAuthorizer(),
-		stored: newStoredCredentials(cfg.CredentialFiles, cfg.Logger),
+		stored: authfile.New(cfg.CredentialFiles, cfg.Logger),
 		hosts:  map[string]*hostsDirs{},
 	}
 }
@@ -156,8 +158,9 @@ type Remote struct {
 	opts      Options
 	debug     *debugLog
 
-	mu    sync.Mutex
-	creds map[string]Credential // by endpoint host, as Options.Credentials gave them
+	asking keylock.Map // by endpoint host: one question at a time
+	mu     sync.Mutex
+	creds  map[string]Credential // by endpoint host
 }
 
 // Open finds the hosts of ref's repository without asking any of them. A

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -157,9 +158,14 @@ func (r *Remote) pull(method string, u *url.URL, quick bool) request {
 	return request{method: method, url: u, quick: quick, scopes: []string{repositoryScope(r.ref.Path, "pull")}}
 }
 
-// small makes a request whose answer is at most limit bytes and whose status is
-// 200, and reads all of it.
+// smallTime bounds a small answer as a whole.
+const smallTime = 2 * time.Minute
+
+// small makes a request whose answer has status 200 and at most limit bytes, and
+// reads all of it.
 func (r *Remote) small(ctx context.Context, e *endpoint, q request, limit int64) ([]byte, *http.Response, error) {
+	ctx, done := context.WithTimeoutCause(ctx, smallTime, errSlow)
+	defer done()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errClosed)
 	resp, err := r.exchange(ctx, e, q)
@@ -170,8 +176,12 @@ func (r *Remote) small(ctx context.Context, e *endpoint, q request, limit int64)
 		return nil, nil, statusError(resp)
 	}
 	defer resp.Body.Close()
+	over := errs.New(errs.ResourceExhausted, "the host serves more than the %d bytes that are read", limit)
+	if limit < r.c.limits.Manifest {
+		over = errs.New(errs.DataLoss, "the host serves more than %d bytes, the descriptor's size", limit)
+	}
 	if resp.ContentLength > limit {
-		return nil, nil, tooLarge(resp.ContentLength, limit)
+		return nil, nil, over
 	}
 	w := newWatch(r.c.limits, cancel)
 	defer w.stop()
@@ -182,7 +192,7 @@ func (r *Remote) small(ctx context.Context, e *endpoint, q request, limit int64)
 	case err != nil:
 		return nil, nil, &netError{err: err}
 	case int64(len(data)) > limit:
-		return nil, nil, errs.New(errs.ResourceExhausted, "an answer of more than %d bytes", limit)
+		return nil, nil, over
 	}
 	return data, resp, nil
 }

@@ -27,7 +27,7 @@ func (r *Remote) fetchToken(ctx context.Context, e *endpoint, scheme string, key
 	if err != nil {
 		return token{}, err
 	}
-	if !s.mayBeSent && !cred.empty() {
+	if !s.mayBeSent && !cred.Empty() {
 		return token{}, errs.New(errs.PermissionDenied, "the registry names the token server %s, in plain http and on another host: no credential is sent there", redactURL(s.url))
 	}
 	ctx, cancel := context.WithTimeout(ctx, tokenTime)
@@ -126,7 +126,7 @@ func (r *Remote) askToken(req *http.Request, s tokenServer, cred Credential, ch 
 		return token{}, wrap(err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return token{}, wrap(statusError(resp, cred.secrets()...))
+		return token{}, wrap(statusError(resp, secretsOf(cred)...))
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, r.c.limits.Token+1))

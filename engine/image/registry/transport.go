@@ -26,8 +26,8 @@ type pool struct {
 
 	mu         sync.Mutex
 	transports map[transportKey]*http.Transport
-	reaches    map[string]reach // by origin: where its last connection went
-	plain      map[string]bool  // origins of orHTTP endpoints that speak plain http
+	reaches    map[string]reach     // by origin: where its last connection went
+	plain      map[string]time.Time // hosts of orHTTP endpoints: when they were found to speak plain http
 }
 
 type transportKey struct {
@@ -45,7 +45,7 @@ func newPool(cfg Config) *pool {
 		},
 		transports: map[transportKey]*http.Transport{},
 		reaches:    map[string]reach{},
-		plain:      map[string]bool{},
+		plain:      map[string]time.Time{},
 	}
 }
 
@@ -126,7 +126,8 @@ var (
 // roundTrip makes one HTTP exchange. The answer's body must be closed; closing it
 // early ends the exchange. Errors are *netError, or the context's own.
 func (p *pool) roundTrip(req *http.Request, ch channel) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(req.Context())
+	parent := req.Context()
+	ctx, cancel := context.WithCancelCause(parent)
 	timer := time.AfterFunc(ch.wait, func() { cancel(errHeaderWait) })
 	quick := time.AfterFunc(cmp.Or(ch.quick, ch.wait), func() { cancel(errSlowConnect) })
 	defer quick.Stop()
@@ -160,7 +161,11 @@ func (p *pool) roundTrip(req *http.Request, ch channel) (*http.Response, error) 
 		ch.debug.request(req)
 	}
 	started := time.Now()
-	resp, err := p.transport(ch).RoundTrip(req.WithContext(ctx))
+	req = req.WithContext(ctx)
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &sendBody{ReadCloser: req.Body, timer: timer, limits: p.cfg.Limits}
+	}
+	resp, err := p.transport(ch).RoundTrip(req)
 	if ch.debug != nil {
 		ch.debug.answer(req, resp, err, time.Since(started))
 	}
@@ -171,8 +176,8 @@ func (p *pool) roundTrip(req *http.Request, ch channel) (*http.Response, error) 
 	if err != nil {
 		cause := context.Cause(ctx)
 		cancel(errClosed)
-		if req.Context().Err() != nil {
-			return nil, context.Cause(req.Context())
+		if parent.Err() != nil {
+			return nil, context.Cause(parent)
 		}
 		if cause != nil {
 			err = cause
@@ -194,6 +199,26 @@ func (b *cancelBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
+// sendBody moves the time limit along while a body is sent: Stall between reads,
+// as long as the connection takes bytes, and UploadWait for the answer after the
+// last one. Time that the source takes is not the host's.
+type sendBody struct {
+	io.ReadCloser
+	timer  *time.Timer
+	limits Limits
+}
+
+func (b *sendBody) Read(p []byte) (int, error) {
+	b.timer.Stop()
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.timer.Reset(b.limits.UploadWait)
+	} else {
+		b.timer.Reset(b.limits.Stall)
+	}
+	return n, err
+}
+
 func (p *pool) noteReach(origin string, r reach) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -209,17 +234,23 @@ func (p *pool) reachOf(origin string) reach {
 	return p.reaches[origin]
 }
 
-// speaksPlain remembers that an orHTTP endpoint turned out to speak http.
+// plainMemory is how long a host that speaks no TLS is not asked again whether it does.
+const plainMemory = time.Minute
+
 func (p *pool) speaksPlain(host string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.plain[strings.ToLower(host)]
+	at, ok := p.plain[strings.ToLower(host)]
+	return ok && time.Since(at) < plainMemory
 }
 
 func (p *pool) notePlain(host string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.plain[strings.ToLower(host)] = true
+	if len(p.plain) > 1024 {
+		clear(p.plain)
+	}
+	p.plain[strings.ToLower(host)] = time.Now()
 }
 
 // isPlainAnswer says whether a TLS handshake failed because the other side does

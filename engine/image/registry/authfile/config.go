@@ -1,19 +1,37 @@
-package registry
+// Package authfile finds the credentials that an operator keeps on the machine:
+// docker config.json and containers auth.json files, and the credential helpers
+// that they name. It reads files again when they changed, runs helpers under a
+// time limit, and never puts what is in them into an error or a log line.
+package authfile
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
-	"log/slog"
-	"os"
+	"slices"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/berthd/berth/base/errs"
 )
+
+// Credential is what a registry host may be shown. At most one of its forms is
+// used, in the order of the fields from Header on.
+type Credential struct {
+	Header        string // a complete Authorization value
+	RegistryToken string // a bearer token for the registry itself
+	IdentityToken string // a refresh token for the token server; also a Secret without Username
+	Username      string // with Secret, for the token server or for Basic
+	Secret        string
+
+	Expires time.Time // zero: it does not
+	Source  string    // where it is from, for messages: "config.json"; no secret
+}
+
+// Empty says whether there is nothing to show.
+func (c Credential) Empty() bool {
+	return c.Header == "" && c.RegistryToken == "" && c.IdentityToken == "" && c.Secret == "" && c.Username == ""
+}
 
 // maxConfigFile is the largest config.json that is read, in bytes.
 const maxConfigFile = 4 << 20
@@ -72,12 +90,14 @@ func (a dockerAuth) credential() (Credential, error) {
 // hubKeys are the names under which Docker Hub's credential may be filed.
 var hubKeys = []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io"}
 
+func isHub(host string) bool { return slices.Contains(hubKeys[1:], host) }
+
 // authKeys are the keys for a host and repository, most specific first: the
 // containers form host/path, then the host, then URLs as Docker wrote them.
 func authKeys(host, repo string) []string {
 	var out []string
 	names := []string{host}
-	if host == "registry-1.docker.io" || host == "docker.io" || host == "index.docker.io" {
+	if isHub(host) {
 		names = hubKeys
 	}
 	for _, n := range names {
@@ -110,128 +130,17 @@ func (c *dockerConfig) find(host, repo string) (cred Credential, helper, server 
 	for _, k := range keys {
 		if a, ok := c.Auths[k]; ok {
 			cred, err = a.credential()
-			if err != nil || !cred.empty() {
+			if err != nil || !cred.Empty() {
 				return cred, "", "", err
 			}
 		}
 	}
 	if c.CredsStore != "" {
 		server = host
-		if keys[len(keys)-1] != "http://"+host { // Docker Hub
+		if isHub(host) {
 			server = hubKeys[0]
 		}
 		return Credential{}, c.CredsStore, server, nil
 	}
 	return Credential{}, "", "", nil
-}
-
-// storedCredentials reads the operator's credential files, again when they changed.
-type storedCredentials struct {
-	log *slog.Logger
-
-	mu       sync.Mutex
-	files    []*credentialFile
-	problems map[string]string // by host: why a stored credential could not be had
-}
-
-type credentialFile struct {
-	path   string
-	stamp  string
-	config *dockerConfig
-	err    error
-}
-
-func newStoredCredentials(paths []string, log *slog.Logger) *storedCredentials {
-	s := &storedCredentials{log: log, problems: map[string]string{}}
-	for _, p := range paths {
-		s.files = append(s.files, &credentialFile{path: p})
-	}
-	return s
-}
-
-// lookup finds a credential. What goes wrong is logged and kept for the hint of a
-// later refusal; the request then goes on without a credential, never with one
-// for another host.
-func (s *storedCredentials) lookup(ctx context.Context, host, repo string) Credential {
-	problem := ""
-	defer func() { s.setProblem(host, problem) }()
-	for _, f := range s.files {
-		c, err := s.read(f)
-		if err != nil {
-			problem = err.Error()
-			continue
-		}
-		if c == nil {
-			continue
-		}
-		cred, helper, server, err := c.find(host, repo)
-		if err == nil && helper != "" {
-			cred, err = askHelper(ctx, helper, server)
-		}
-		if err != nil {
-			problem = fmt.Sprintf("%s: %v", f.path, err)
-			s.log.Warn("stored credential", "file", f.path, "host", host, "problem", err)
-			continue
-		}
-		if !cred.empty() {
-			problem = ""
-			cred.Source = f.path
-			return cred
-		}
-	}
-	return Credential{}
-}
-
-func (s *storedCredentials) setProblem(host, problem string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.problems) > 1024 {
-		clear(s.problems)
-	}
-	if problem == "" {
-		delete(s.problems, host)
-	} else {
-		s.problems[host] = problem
-	}
-}
-
-func (s *storedCredentials) problem(host string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.problems[host]
-}
-
-// read returns the parsed file, nil if there is none.
-func (s *storedCredentials) read(f *credentialFile) (*dockerConfig, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	fi, err := os.Stat(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		f.stamp = ""
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("credential file: %w", err)
-	}
-	stamp := fmt.Sprintf("%d.%d.%o", fi.ModTime().UnixNano(), fi.Size(), fi.Mode())
-	if stamp == f.stamp {
-		return f.config, f.err
-	}
-	f.stamp, f.config, f.err = stamp, nil, nil
-	if fi.Mode().Perm()&0o077 != 0 {
-		s.log.Warn("credential file can be read by others than its owner", "file", f.path, "mode", fi.Mode().Perm().String())
-	}
-	if !fi.Mode().IsRegular() || fi.Size() > maxConfigFile {
-		f.err = errs.New(errs.FailedPrecondition, "%s is not a plain file of at most %d bytes", f.path, maxConfigFile)
-		return nil, f.err
-	}
-	data, err := os.ReadFile(f.path)
-	if err == nil {
-		f.config, err = parseDockerConfig(data)
-	}
-	if err != nil {
-		f.err = fmt.Errorf("read credential file %s: %w", f.path, err)
-		s.log.Warn("credential file", "file", f.path, "problem", err)
-	}
-	return f.config, f.err
 }
