@@ -38,3 +38,6 @@ require (
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect
 )
+require github.com/containerd/errdefs v1.0.0
+
+require golang.org/x/sys v0.49.0 // indirect
