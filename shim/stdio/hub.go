@@ -16,7 +16,7 @@ import (
 // What attach clients may use up.
 const (
 	maxClients = 64
-	maxQueue   = 1 << 20 // bytes a client may lag behind before it is cut off
+	maxQueue   = 1 << 20     // bytes a client may lag behind before it is cut off
 	lastWords  = time.Second // a client's time to read what is left when all is over
 )
 
