@@ -25,6 +25,8 @@ import (
 	"github.com/berthd/berth/server/containerd"
 	"github.com/berthd/berth/store"
 	"github.com/berthd/berth/store/snapshot"
+	"github.com/berthd/berth/store/snapshot/native"
+	"github.com/berthd/berth/store/snapshot/overlay"
 )
 
 // parts is everything the daemon is made of, in the order of building.
@@ -101,9 +103,30 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 }
 
 // drivers builds the snapshot drivers; one that cannot work here is shown as
-// skipped with the reason.
+// skipped, with the reason.
 func (p *parts) drivers() (map[string]snapshot.Driver, error) {
-	return map[string]snapshot.Driver{}, nil
+	out := map[string]snapshot.Driver{}
+	add := func(name string, d snapshot.Driver, err error) {
+		pl := p.plugin("snapshotter.v1", name)
+		if err != nil {
+			pl.Skipped = err.Error()
+			p.log.Warn("snapshotter is not available", "name", name, "error", err)
+			return
+		}
+		out[name] = d
+		pl.Exports = map[string]string{"root": d.Root()}
+		for _, c := range d.Capabilities() {
+			pl.Capabilities = append(pl.Capabilities, string(c))
+		}
+	}
+	o, err := overlay.New(filepath.Join(p.cfg.Root, "overlayfs"))
+	add("overlayfs", o, err)
+	n, err := native.New(filepath.Join(p.cfg.Root, "native"))
+	add("native", n, err)
+	if len(out) == 0 {
+		return nil, errors.New("no snapshotter works here: see the warnings above")
+	}
+	return out, nil
 }
 
 // plugin adds a part to the list that the API shows. The prefix of all types is

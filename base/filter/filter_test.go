@@ -27,6 +27,8 @@ func TestMatch(t *testing.T) {
 		{[]string{"id!=abc"}, false},
 		{[]string{"id==abc,name~=busybox"}, true},
 		{[]string{"id==abc,name~=alpine"}, false},
+		{[]string{"id==abc, name~=busybox"}, true},
+		{[]string{" id == abc ,name"}, true},
 		{[]string{"id==no", "id==abc"}, true},
 		{[]string{"name==docker.io/library/busybox:latest"}, true},
 		{[]string{`name=="docker.io/library/busybox:latest"`}, true},
@@ -55,7 +57,7 @@ func TestMatch(t *testing.T) {
 }
 
 func TestMalformed(t *testing.T) {
-	for _, s := range []string{"==x", "id=abc", "id==", "id==a b", `labels."x`, "name~=[", "a..b", ",", "id==a,", `id=="\q"`} {
+	for _, s := range []string{"==x", "id=abc", "id==", "id==a b", "id==  ", `labels."x`, "name~=[", "a..b", ",", "id==a,", `id=="\q"`} {
 		if _, err := Parse(s); err == nil {
 			t.Errorf("%q was accepted", s)
 		} else if !strings.Contains(err.Error(), "filter ") {

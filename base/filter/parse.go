@@ -25,6 +25,7 @@ func parseOne(s string) ([]selector, error) {
 			return nil, fmt.Errorf("at character %d: %w", p.pos+1, err)
 		}
 		out = append(out, sel)
+		p.blanks()
 		if p.pos == len(p.in) {
 			return out, nil
 		}
@@ -35,8 +36,16 @@ func parseOne(s string) ([]selector, error) {
 	}
 }
 
+// blanks skips white space, which may stand between selectors.
+func (p *parser) blanks() {
+	for p.pos < len(p.in) && strings.ContainsRune(" \t\n", rune(p.in[p.pos])) {
+		p.pos++
+	}
+}
+
 func (p *parser) selector() (selector, error) {
 	var s selector
+	p.blanks()
 	for {
 		part, err := p.part()
 		if err != nil {
@@ -49,6 +58,7 @@ func (p *parser) selector() (selector, error) {
 		}
 		break
 	}
+	p.blanks()
 	rest := p.in[p.pos:]
 	if rest == "" || rest[0] == ',' {
 		return s, nil
@@ -57,6 +67,7 @@ func (p *parser) selector() (selector, error) {
 		if strings.HasPrefix(rest, op) {
 			s.op = op
 			p.pos += 2
+			p.blanks()
 			return p.value(s)
 		}
 	}

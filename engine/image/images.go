@@ -117,3 +117,10 @@ func chainIDs(diffs []digest.Digest) []digest.Digest {
 	}
 	return out
 }
+
+// What callers say of a registry. The package that does it is private here.
+type (
+	RegistryOptions = registry.Options
+	Credential      = registry.Credential
+	CredentialFunc  = registry.CredentialFunc
+)

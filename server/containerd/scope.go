@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -46,6 +45,19 @@ func in(ctx context.Context, st *store.Store) (store.Scoped, error) {
 	return st.In(sc), err
 }
 
+// kindCodes pairs kinds with codes. The first that fits an error counts.
+var kindCodes = []struct {
+	kind error
+	code codes.Code
+}{
+	{context.Canceled, codes.Canceled}, {context.DeadlineExceeded, codes.DeadlineExceeded},
+	{errs.DataLoss, codes.DataLoss}, {errs.NotFound, codes.NotFound}, {errs.AlreadyExists, codes.AlreadyExists},
+	{errs.InvalidArgument, codes.InvalidArgument}, {errs.FailedPrecondition, codes.FailedPrecondition},
+	{errs.Unavailable, codes.Unavailable}, {errs.Unimplemented, codes.Unimplemented}, {errs.OutOfRange, codes.OutOfRange},
+	{errs.Aborted, codes.Aborted}, {errs.PermissionDenied, codes.PermissionDenied}, {errs.Unauthenticated, codes.Unauthenticated},
+	{errs.ResourceExhausted, codes.ResourceExhausted}, {errs.Internal, codes.Internal},
+}
+
 // wireError gives an error its gRPC code. An error that already has one is kept.
 func wireError(err error) error {
 	if err == nil {
@@ -54,13 +66,12 @@ func wireError(err error) error {
 	if s, ok := status.FromError(err); ok && s.Code() != codes.Unknown {
 		return err
 	}
-	switch {
-	case errors.Is(err, context.Canceled):
-		return status.Error(codes.Canceled, err.Error())
-	case errors.Is(err, context.DeadlineExceeded):
-		return status.Error(codes.DeadlineExceeded, err.Error())
+	for _, k := range kindCodes {
+		if errors.Is(err, k.kind) {
+			return status.Error(k.code, err.Error())
+		}
 	}
-	return errgrpc.ToGRPC(err)
+	return status.Error(codes.Unknown, err.Error())
 }
 
 // UnaryErrors and StreamErrors are the one place where kinds become codes.

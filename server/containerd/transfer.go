@@ -17,7 +17,6 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/imageref"
 	"github.com/berthd/berth/engine/image"
-	"github.com/berthd/berth/engine/image/registry"
 	"github.com/berthd/berth/store"
 )
 
@@ -159,9 +158,9 @@ func rules(s *transfer.ImageStore) []image.NameRule {
 
 // registryOptions turns a resolver's settings into those of a call; done ends the
 // streams that it uses.
-func (m move) registryOptions(r *transfer.OCIRegistry) (o registry.Options, done func(), err error) {
+func (m move) registryOptions(r *transfer.OCIRegistry) (o image.RegistryOptions, done func(), err error) {
 	res := r.GetResolver()
-	o = registry.Options{HostsDirs: res.GetHostDir(), DefaultScheme: res.GetDefaultScheme()}
+	o = image.RegistryOptions{HostsDirs: res.GetHostDir(), DefaultScheme: res.GetDefaultScheme()}
 	var open []*stream
 	done = func() {
 		for _, st := range open {
@@ -195,27 +194,27 @@ func (m move) registryOptions(r *transfer.OCIRegistry) (o registry.Options, done
 }
 
 // askClient asks the client of an auth stream for the credential of a host.
-func askClient(st *stream, ref string) registry.CredentialFunc {
+func askClient(st *stream, ref string) image.CredentialFunc {
 	var one sync.Mutex // question and answer go together
-	return func(_ context.Context, host string) (registry.Credential, error) {
+	return func(_ context.Context, host string) (image.Credential, error) {
 		one.Lock()
 		defer one.Unlock()
 		q, err := packed(&transfer.AuthRequest{Host: host, Reference: ref})
 		if err != nil {
-			return registry.Credential{}, err
+			return image.Credential{}, err
 		}
 		if err := st.send(q); err != nil {
-			return registry.Credential{}, err
+			return image.Credential{}, err
 		}
 		any, err := st.recv()
 		if err != nil {
-			return registry.Credential{}, err
+			return image.Credential{}, err
 		}
 		var a transfer.AuthResponse
 		if err := any.UnmarshalTo(&a); err != nil {
-			return registry.Credential{}, errs.New(errs.InvalidArgument, "auth stream: %v", err)
+			return image.Credential{}, errs.New(errs.InvalidArgument, "auth stream: %v", err)
 		}
-		c := registry.Credential{Source: "the client"}
+		c := image.Credential{Source: "the client"}
 		switch a.GetAuthType() {
 		case transfer.AuthType_CREDENTIALS:
 			c.Username, c.Secret = a.GetUsername(), a.GetSecret()
@@ -224,7 +223,7 @@ func askClient(st *stream, ref string) registry.CredentialFunc {
 		case transfer.AuthType_HEADER:
 			c.Header = a.GetSecret()
 		default:
-			return registry.Credential{}, nil
+			return image.Credential{}, nil
 		}
 		return c, nil
 	}
