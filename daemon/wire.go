@@ -86,7 +86,7 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	p.plugin("image-verifier.v1", "bindir")
 
 	launcher, err := shim.NewLauncher(shim.Config{
-		GRPCAddress: cfg.GRPC.Address, TTRPCAddress: cfg.GRPC.Address + ".ttrpc", SocketDir: filepath.Join(cfg.State, "s"), Version: Version, Log: log,
+		GRPCAddress: cfg.GRPC.Address, TTRPCAddress: cfg.GRPC.Address + ".ttrpc", SocketDir: socketDir(cfg.State), Version: Version, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, p.store.Close())
@@ -100,6 +100,17 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
+}
+
+// socketDir is where shims put their sockets: below the state, unless that is so
+// deep that a socket's path would be too long (sun_path of unix(7), 108 bytes with
+// the final zero). The names are hashes that tell daemons apart.
+func socketDir(state string) string {
+	const hash = 64
+	if dir := filepath.Join(state, "s"); len(dir)+1+hash < 108 {
+		return dir
+	}
+	return filepath.Join(config.DefaultState, "s")
 }
 
 // drivers builds the snapshot drivers; one that cannot work here is shown as

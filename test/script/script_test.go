@@ -1,0 +1,71 @@
+// Package script runs the sessions in testdata against the built programs: each
+// gets a daemon, a registry and a namespace of its own. See docs/testing.md.
+package script
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/berthd/berth/test/lab"
+)
+
+func TestScripts(t *testing.T) {
+	l := lab.New(t)
+	reg := l.Registry()
+	images(t, l, reg.Host)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Setup: func(env *testscript.Env) error {
+			sub := &lab.Lab{T: env.T().(testing.TB), Dir: env.WorkDir, Bin: l.Bin}
+			if err := os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755); err != nil {
+				return err
+			}
+			d := sub.Daemon()
+			for _, kv := range d.Environ() {
+				k, v, _ := strings.Cut(kv, "=")
+				env.Setenv(k, v)
+			}
+			env.Setenv("REGISTRY", reg.Host)
+			env.Setenv("BUSYBOX", reg.Host+"/library/busybox:latest")
+			return nil
+		},
+	})
+}
+
+// exits is `exits STATUS PROGRAM ARG…`: the program must end with that status.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits STATUS PROGRAM [ARG ...]")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = strconv.Itoa(exit.ExitCode())
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != args[0] {
+		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+// images pushes what the sessions pull.
+func images(t *testing.T, l *lab.Lab, host string) {
+	t.Helper()
+	oci := filepath.Join(l.Dir, "oci")
+	if err := lab.Busybox(oci); err != nil {
+		t.Fatal(err)
+	}
+	lab.Run(t, lab.Tool(t, "skopeo"), "copy", "-q", "--dest-tls-verify=false", "oci:"+oci+":busybox", fmt.Sprintf("docker://%s/library/busybox:latest", host))
+}
