@@ -10,6 +10,8 @@ package store
 //	          1──n container  metadata; snapshotter + snapshot name
 //	          1──n sandbox
 //	          1──n lease 1──n lease_resource
+//	          1──n pod 1──n pod_container   what CRI adds to a sandbox and a container
+//	          1──1 task       of a container: where its shim is
 //	trash                     what no row wants any more and is still on disk
 //	meta                      format version, boot id
 //
@@ -144,6 +146,34 @@ CREATE TABLE task (
 	body    TEXT NOT NULL DEFAULT '{}',
 	PRIMARY KEY (ns, id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pod (
+	ns      TEXT NOT NULL,
+	id      TEXT NOT NULL,
+	name    TEXT NOT NULL,
+	state   TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'stopped', 'removing')),
+	boot    TEXT NOT NULL,
+	handler TEXT NOT NULL,
+	created INTEGER NOT NULL,
+	config  BLOB NOT NULL,
+	body    BLOB NOT NULL,
+	PRIMARY KEY (ns, id)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX pod_name ON pod (ns, name);
+
+CREATE TABLE pod_container (
+	ns      TEXT NOT NULL,
+	id      TEXT NOT NULL,
+	pod     TEXT NOT NULL,
+	name    TEXT NOT NULL,
+	state   TEXT NOT NULL CHECK (state IN ('creating', 'created', 'running', 'exited', 'removing')),
+	boot    TEXT NOT NULL,
+	created INTEGER NOT NULL,
+	config  BLOB NOT NULL,
+	body    BLOB NOT NULL,
+	PRIMARY KEY (ns, id)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX pod_container_name ON pod_container (ns, pod, name);
 
 CREATE TABLE trash (
 	type     TEXT NOT NULL CHECK (type IN ('blob', 'snapshot')),

@@ -35,3 +35,31 @@ func (x *Exchange) TaskEnded(e Ended) error {
 	}
 	return nil
 }
+
+// TaskExited reads the end of a process out of an event: exec is "" for a
+// container's init.
+func (e Envelope) TaskExited() (ended Ended, exec string, ok bool) {
+	if e.Topic != "/tasks/exit" {
+		return Ended{}, "", false
+	}
+	var m eventsv1.TaskExit
+	if err := e.Event.UnmarshalTo(&m); err != nil {
+		return Ended{}, "", false
+	}
+	if exec = m.GetID(); exec == m.GetContainerID() {
+		exec = ""
+	}
+	return Ended{Namespace: e.Namespace, Container: m.GetContainerID(), Pid: m.GetPid(), Status: m.GetExitStatus(), At: m.GetExitedAt().AsTime()}, exec, true
+}
+
+// TaskOOM reads out of an event which container met its memory limit.
+func (e Envelope) TaskOOM() (container string, ok bool) {
+	if e.Topic != "/tasks/oom" {
+		return "", false
+	}
+	var m eventsv1.TaskOOM
+	if err := e.Event.UnmarshalTo(&m); err != nil {
+		return "", false
+	}
+	return m.GetContainerID(), true
+}
