@@ -78,14 +78,14 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, errs.New(errs.InvalidArgument, "gzip layer: %w", err)
 		}
-		return &decoder{z, "gzip", z.Close}, nil
+		return &decoder{z, "gzip", func() { _ = z.Close() }}, nil // it repeats the error of Read
 	case zstded:
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(1<<62))
 		if err != nil {
 			return nil, fmt.Errorf("zstd layer: %w", err)
 		}
-		return &decoder{z, "zstd", func() error { z.Close(); return nil }}, nil
+		return &decoder{z, "zstd", z.Close}, nil
 	}
 	return io.NopCloser(br), nil
 }
@@ -94,7 +94,7 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 type decoder struct {
 	r     io.Reader
 	name  string
-	close func() error
+	close func()
 }
 
 func (d *decoder) Read(p []byte) (int, error) {
@@ -105,7 +105,10 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (d *decoder) Close() error { return d.close() }
+func (d *decoder) Close() error {
+	d.close()
+	return nil
+}
 
 // Compress wraps w to write a layer of a media type; Close ends the layer and
 // does not close w. Equal input gives equal output.

@@ -292,10 +292,10 @@ func (a *applier) hardlink(hdr *tar.Header, dir *handle, name string, at attrs) 
 	dir.pinned = true
 	defer func() { dir.pinned = false }()
 	tup, tname := split(to)
-	from, err := a.dirs.existing(tup)
-	if err == nil && tname == "" {
-		err = unix.EISDIR
+	if tname == "" {
+		return errs.New(errs.InvalidArgument, "hardlink to the root")
 	}
+	from, err := a.dirs.existing(tup)
 	if err == nil {
 		err = a.link(from, tname, dir, name)
 	}

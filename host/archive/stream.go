@@ -94,7 +94,7 @@ func (s *stream) read(ctx context.Context, r io.Reader, o ApplyOptions) error {
 			return m.drain(ctx)
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // names are made harmless, not refused
-			return readError(err, entries)
+			return m.reason(fmt.Errorf("read tar entry %d: %w", entries+1, err))
 		}
 		if entries++; entries > o.MaxEntries {
 			return errs.New(errs.ResourceExhausted, "the layer has more than %d entries", o.MaxEntries)
@@ -113,7 +113,7 @@ func (s *stream) read(ctx context.Context, r io.Reader, o ApplyOptions) error {
 			return err
 		}
 		if err := s.contents(ctx, tr, hdr); err != nil {
-			return err
+			return m.reason(err)
 		}
 	}
 }
@@ -155,14 +155,6 @@ func headerOnly(typeflag byte) bool {
 	return false
 }
 
-func readError(err error, entries int64) error {
-	switch {
-	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong), errors.Is(err, io.ErrUnexpectedEOF):
-		return errs.New(errs.InvalidArgument, "read tar entry %d: %w", entries+1, err)
-	}
-	return fmt.Errorf("read tar entry %d: %w", entries+1, err)
-}
-
 func xattrBudget(hdr *tar.Header, most int64) error {
 	var n int64
 	for k, v := range hdr.PAXRecords {
@@ -182,6 +174,8 @@ type metered struct {
 	left  int64
 	count bool
 	most  int64
+
+	failed error // of r
 }
 
 func (m *metered) start(most int64) { m.count, m.left, m.most = true, most, most }
@@ -198,7 +192,19 @@ func (m *metered) Read(p []byte) (int, error) {
 	if m.count {
 		m.left -= int64(n)
 	}
+	if err != nil && err != io.EOF {
+		m.failed = err
+	}
 	return n, err
+}
+
+// reason tells a malformed stream from one that could not be read.
+func (m *metered) reason(err error) error {
+	malformed := errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF)
+	if malformed && m.failed == nil {
+		return errs.New(errs.InvalidArgument, "%w", err)
+	}
+	return err
 }
 
 // drain reads what follows the end marks.
