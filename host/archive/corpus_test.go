@@ -335,7 +335,7 @@ func TestSwap(t *testing.T) {
 	for _, style := range []spec.Whiteout{spec.WhiteoutOverlay, spec.WhiteoutRemove} {
 		g := newGround(t)
 		var in []ent
-		for i := range 300 {
+		for i := range 30 {
 			d := fmt.Sprintf("d%d", i%3)
 			in = append(in, dir(d), dir(d+"/s"), file(d+"/file", "in"), file(d+"/s/passwd", "in"), link(d+"/link", "x"), hard(d+"/h", d+"/file"),
 				node(tar.TypeFifo, d+"/fifo", 0, 0), file(d+"/.wh.sub", ""), file(d+"/s/.wh..wh..opq", ""), file(d+"/s", "f").xattr("user.x", "y"))
