@@ -60,8 +60,10 @@ func sniff(b []byte) compression {
 // Decompress opens a layer for reading as plain tar. The first bytes decide
 // between gzip and zstd, whichever of them the media type says, as with the peers;
 // a type that says compressed for bytes that are not, or the other way round, is
-// an error of kind InvalidArgument. Memory is bounded: some 64 KiB for gzip, the
-// frame's window (at most 128 MiB) for zstd. Close does not close r.
+// an error of kind InvalidArgument. Memory is bounded: 1 MiB of output ahead, and
+// for zstd the frame's window, at most 128 MiB. A compressed layer is decoded in a
+// goroutine that the first Read starts and Close waits for: by then a Read of r that
+// hangs must have been made to return. Close does not close r.
 func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 128<<10)
 	head, err := br.Peek(4)
@@ -78,36 +80,30 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, errs.New(errs.InvalidArgument, "gzip layer: %w", err)
 		}
-		return &decoder{z, "gzip", func() { _ = z.Close() }}, nil // it repeats the error of Read
+		return newAhead(decoder{z, "gzip"}, func() { _ = z.Close() }), nil // it repeats the error of Read
 	case zstded:
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(1<<62))
 		if err != nil {
 			return nil, fmt.Errorf("zstd layer: %w", err)
 		}
-		return &decoder{z, "zstd", z.Close}, nil
+		return newAhead(decoder{z, "zstd"}, z.Close), nil
 	}
 	return io.NopCloser(br), nil
 }
 
 // decoder names the format in errors.
 type decoder struct {
-	r     io.Reader
-	name  string
-	close func()
+	r    io.Reader
+	name string
 }
 
-func (d *decoder) Read(p []byte) (int, error) {
+func (d decoder) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("%s layer: %w", d.name, err)
 	}
 	return n, err
-}
-
-func (d *decoder) Close() error {
-	d.close()
-	return nil
 }
 
 // Compress wraps w to write a layer of a media type; Close ends the layer and
