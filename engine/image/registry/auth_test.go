@@ -333,6 +333,19 @@ func TestRedirectBackIsAnonymous(t *testing.T) {
 	}
 }
 
+// TestRegistryChangesItsMind: what it took before is no longer what it takes.
+func TestRegistryChangesItsMind(t *testing.T) {
+	reg, h, _, ref := setup(t, registrytest.Options{Auth: registrytest.Token, Users: users}, 10)
+	opts := Options{Credentials: login("ann", "s3cret-pass")}
+	for _, auth := range []registrytest.Auth{registrytest.Token, registrytest.Basic, registrytest.Token, registrytest.NoAuth} {
+		reg.Opts.Auth = auth
+		reg.ExpireTokens()
+		if _, err := h.pull(t.Context(), ref, opts); err != nil {
+			t.Errorf("way %d: %v", auth, err)
+		}
+	}
+}
+
 func TestTokenAnswers(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for in, want := range map[string]time.Duration{ // 0: refused
