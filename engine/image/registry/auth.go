@@ -34,7 +34,7 @@ type needKey struct{ origin, scopes string }
 
 // need is what that request took the last time.
 type need struct {
-	scheme  string // "basic", "bearer" or "raw"
+	scheme  string // "basic" or "bearer"
 	realm   string
 	service string
 	scopes  string // merged with what the challenge asked for
@@ -140,26 +140,17 @@ func (r *Remote) challenged(ctx context.Context, e *endpoint, scheme string, sco
 		a.mu.Unlock()
 	}
 	for _, c := range parseChallenges(resp.Header.Values("Www-Authenticate")) {
+		n := need{scheme: c.scheme}
 		switch c.scheme {
 		case "basic":
 			cred, err := r.credential(ctx, e)
 			if err != nil {
 				return false, err
 			}
-			if used.value != "" || cred.Empty() || cred.Username == "" && cred.Header == "" && cred.RegistryToken == "" {
+			if cred.Username == "" && cred.Header == "" && cred.RegistryToken == "" {
 				continue
 			}
-			a.remember(key, need{scheme: "basic"})
-			return true, nil
 		case "bearer":
-			if c.params["error"] == "insufficient_scope" && used.value != "" && !used.cached {
-				return false, nil
-			}
-			// A fresh token or a caller's own value was refused: the same again
-			// would be, too.
-			if used.value != "" && !used.cached {
-				continue
-			}
 			if _, err := checkRealm(e, scheme, c.params["realm"]); err != nil {
 				return false, err
 			}
@@ -168,18 +159,27 @@ func (r *Remote) challenged(ctx context.Context, e *endpoint, scheme string, sco
 				// Below another API root the host's own name of the repository differs.
 				all = strings.Fields(c.params["scope"])
 			}
-			a.remember(key, need{scheme: "bearer", realm: c.params["realm"], service: c.params["service"], scopes: strings.Join(mergeScopes(all), " ")})
-			return true, nil
+			n.realm, n.service, n.scopes = c.params["realm"], c.params["service"], strings.Join(mergeScopes(all), " ")
+		default:
+			continue
 		}
+		// What was asked for and freshly given was refused: the same again would be, too.
+		if old := a.remember(key, n); old == n && used.value != "" && !used.cached {
+			continue
+		}
+		return true, nil
 	}
 	return false, nil
 }
 
-func (a *authorizer) remember(k needKey, n need) {
+// remember stores what a sort of request takes and returns what was known before.
+func (a *authorizer) remember(k needKey, n need) need {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	old := a.needs[k]
 	if len(a.needs) >= maxRemembered {
 		clear(a.needs)
 	}
 	a.needs[k] = n
+	return old
 }

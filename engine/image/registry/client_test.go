@@ -29,8 +29,8 @@ import (
 // quickLimits are the budgets of tests: everything that waits, waits little.
 func quickLimits() Limits {
 	return Limits{
-		HeaderWait: 2 * time.Second, QuickConnect: 300 * time.Millisecond, Backoff: time.Millisecond, RetryAfter: 2 * time.Second,
-		Stall: 300 * time.Millisecond, RateWindow: 200 * time.Millisecond,
+		HeaderWait: 5 * time.Second, QuickConnect: 500 * time.Millisecond, Backoff: time.Millisecond, RetryAfter: 2 * time.Second,
+		Stall: time.Second, RateWindow: 500 * time.Millisecond,
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 // error of a kind unless the content can still be had, hold no more memory than a
 // pull may, leave no goroutine, and not keep the next pull from another registry.
 const (
-	hostileTime   = 6 * time.Second
+	hostileTime   = 15 * time.Second
 	hostileMemory = 64 << 20 // bytes over what was in use before
 )
 
@@ -131,7 +132,7 @@ func TestHostileRegistries(t *testing.T) {
 				}
 			}
 			limits := quickLimits()
-			limits.HeaderWait, limits.Stall, limits.RateWindow = 500*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+			limits.HeaderWait, limits.Stall, limits.RateWindow = time.Second, 300*time.Millisecond, 300*time.Millisecond
 			h := newHarness(t, limits)
 			watch := watchMemory()
 			began := time.Now()
@@ -237,15 +238,15 @@ func TestTLSStalls(t *testing.T) {
 // TestNamesThatDoNotResolve is R14.
 func TestNamesThatDoNotResolve(t *testing.T) {
 	h := newHarness(t, quickLimits())
-	dials := 0
+	var dials atomic.Int32
 	h.pool.dial = func(context.Context, *net.Dialer, string, string) (net.Conn, error) {
-		dials++
+		dials.Add(1)
 		return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "far.example", IsNotFound: true}}
 	}
 	_, _, err := h.Resolve(t.Context(), parse(t, "far.example/a/b:c"), Options{})
 	wantKind(t, err, errs.Unavailable)
-	if dials != 1 || !strings.Contains(err.Error(), "does not resolve") {
-		t.Errorf("%d dials, %v", dials, err)
+	if dials.Load() != 1 || !strings.Contains(err.Error(), "does not resolve") {
+		t.Errorf("%d dials, %v", dials.Load(), err)
 	}
 }
 

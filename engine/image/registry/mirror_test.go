@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,11 +122,11 @@ func TestDeadMirrorsCostLittle(t *testing.T) {
 	m := newMirrored(t, "")
 	hole, refused := "198.51.100.9:80", "198.51.100.8:80"
 	m.hosts(t, "far.example", fmt.Sprintf("server = %q\n[host.\"http://%s\"]\n[host.\"http://%s\"]\n", m.origin.URL, hole, refused))
-	dials := 0
+	var dials atomic.Int32
 	m.pool.dial = func(ctx context.Context, d *net.Dialer, network, addr string) (net.Conn, error) {
 		switch addr {
 		case hole:
-			dials++
+			dials.Add(1)
 			<-ctx.Done()
 			return nil, ctx.Err()
 		case refused:
@@ -142,8 +143,8 @@ func TestDeadMirrorsCostLittle(t *testing.T) {
 	if took := time.Since(began); took > quickLimits().QuickConnect+300*time.Millisecond {
 		t.Errorf("5 pulls past dead mirrors took %s", took)
 	}
-	if dials != 1 {
-		t.Errorf("the black hole was dialled %d times", dials)
+	if n := dials.Load(); n != 1 {
+		t.Errorf("the black hole was dialled %d times", n)
 	}
 }
 
