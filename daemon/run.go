@@ -14,6 +14,7 @@ import (
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
@@ -123,6 +124,7 @@ func (p *parts) register() *grpc.Server {
 	eventsapi.RegisterEventsServer(s, containerd.Events{Exchange: p.exchange})
 	introspectionapi.RegisterIntrospectionServer(s, containerd.Introspection{UUID: p.uuid, Parts: p.plugins})
 	versionapi.RegisterVersionServer(s, containerd.Version{Text: Version, Revision: Revision})
+	diffapi.RegisterDiffServer(s, containerd.Diff{Store: p.store, Images: p.images})
 	streams := containerd.NewStreams()
 	streamingapi.RegisterStreamingServer(s, streams)
 	transferapi.RegisterTransferServer(s, containerd.Transfer{Store: p.store, Images: p.images, Streams: streams})
