@@ -148,6 +148,31 @@ func TestDeadMirrorsCostLittle(t *testing.T) {
 	}
 }
 
+// TestBlackHoleIsNotDialledAgain: the only host swallows connections; its dial
+// timeout is what a call costs, once.
+func TestBlackHoleIsNotDialledAgain(t *testing.T) {
+	for _, limit := range []time.Duration{300 * time.Millisecond, 10 * time.Second} { // of the header: before and after the dial's
+		limits := quickLimits()
+		limits.HeaderWait = limit
+		h := newHarness(t, limits)
+		h.hosts(t, "far.example", "dial_timeout = \"500ms\"")
+		var dials atomic.Int32
+		h.pool.dial = func(ctx context.Context, d *net.Dialer, _, _ string) (net.Conn, error) {
+			dials.Add(1)
+			ctx, cancel := context.WithTimeout(ctx, d.Timeout)
+			defer cancel()
+			<-ctx.Done()
+			return nil, &net.OpError{Op: "dial", Err: ctx.Err()}
+		}
+		began := time.Now()
+		_, _, err := h.Resolve(t.Context(), imageref.Reference{Host: "far.example", Path: "a", Tag: "b"}, Options{})
+		wantKind(t, err, errs.Unavailable)
+		if took := time.Since(began); dials.Load() != 1 || took > 2*time.Second {
+			t.Errorf("header limit %s: %d dials, %s, %v", limit, dials.Load(), took, err)
+		}
+	}
+}
+
 func TestSlowMirrorIsAskedPatientlyInTheEnd(t *testing.T) {
 	m := newMirrored(t, "fallback = false")
 	slow := strings.TrimPrefix(m.one.URL, "http://")

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -128,9 +127,14 @@ var (
 func (p *pool) roundTrip(req *http.Request, ch channel) (*http.Response, error) {
 	parent := req.Context()
 	ctx, cancel := context.WithCancelCause(parent)
-	timer := time.AfterFunc(ch.wait, func() { cancel(errHeaderWait) })
-	quick := time.AfterFunc(cmp.Or(ch.quick, ch.wait), func() { cancel(errSlowConnect) })
-	defer quick.Stop()
+	limit := &headerLimit{timer: time.AfterFunc(ch.wait, func() { cancel(errHeaderWait) })}
+	defer limit.end()
+	gotConn := func() {}
+	if ch.quick > 0 {
+		quick := time.AfterFunc(ch.quick, func() { cancel(errSlowConnect) })
+		gotConn = func() { quick.Stop() }
+		defer gotConn()
+	}
 	proxy, err := p.proxyFor(ch, req.URL)
 	if err != nil {
 		cancel(errClosed)
@@ -148,7 +152,7 @@ func (p *pool) roundTrip(req *http.Request, ch channel) (*http.Response, error) 
 	connected := false
 	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		connected = true
-		quick.Stop()
+		gotConn()
 		if ip, ok := addrOf(info.Conn.RemoteAddr()); ok && proxy == nil {
 			p.noteReach(urlOrigin(req.URL), reachOf(ip))
 		}
@@ -163,15 +167,16 @@ func (p *pool) roundTrip(req *http.Request, ch channel) (*http.Response, error) 
 	started := time.Now()
 	req = req.WithContext(ctx)
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &sendBody{ReadCloser: req.Body, timer: timer, limits: p.cfg.Limits}
+		req.Body = &sendBody{ReadCloser: req.Body, limit: limit, limits: p.cfg.Limits}
 	}
 	resp, err := p.transport(ch).RoundTrip(req)
 	if ch.debug != nil {
 		ch.debug.answer(req, resp, err, time.Since(started))
 	}
-	if !timer.Stop() && err == nil {
+	limit.end()
+	if err == nil && ctx.Err() != nil { // the limit ran out while the answer came in
 		resp.Body.Close()
-		err = errHeaderWait
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		cause := context.Cause(ctx)
@@ -199,22 +204,51 @@ func (b *cancelBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// sendBody moves the time limit along while a body is sent: Stall between reads,
-// as long as the connection takes bytes, and UploadWait for the answer after the
-// last one. Time that the source takes is not the host's.
+// headerLimit is the time that an answer's header has. It moves while a body is
+// sent, and ends with the header: the body may still be read then, if the host
+// answered without waiting for all of it.
+type headerLimit struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	ended bool
+}
+
+func (l *headerLimit) pause() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timer.Stop()
+}
+
+func (l *headerLimit) resume(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.timer.Reset(d)
+	}
+}
+
+func (l *headerLimit) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	l.timer.Stop()
+}
+
+// sendBody gives a connection Stall to take what was read, and the host
+// UploadWait to answer after the end. Time that the source takes is not the host's.
 type sendBody struct {
 	io.ReadCloser
-	timer  *time.Timer
+	limit  *headerLimit
 	limits Limits
 }
 
 func (b *sendBody) Read(p []byte) (int, error) {
-	b.timer.Stop()
+	b.limit.pause()
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
-		b.timer.Reset(b.limits.UploadWait)
+		b.limit.resume(b.limits.UploadWait)
 	} else {
-		b.timer.Reset(b.limits.Stall)
+		b.limit.resume(b.limits.Stall)
 	}
 	return n, err
 }
