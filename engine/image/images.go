@@ -40,6 +40,7 @@ type Images struct {
 	pulls  flights     // one pull of the same thing at a time
 	chains keylock.Map // one unpack of a layer chain at a time
 	blobs  keylock.Map // one fetch of a blob at a time
+	infos  infos
 }
 
 // New returns the verbs.
