@@ -346,7 +346,7 @@ func TestSwap(t *testing.T) {
 		for i := range 3 {
 			wg.Go(func() { swap(filepath.Join(g.root, fmt.Sprintf("d%d", i)), g.canary, stop) })
 		}
-		end := time.Now().Add(3 * time.Second)
+		end := time.Now().Add(2 * time.Second)
 		rounds, fine := 0, 0
 		for ; time.Now().Before(end); rounds++ {
 			if g.apply(style, data) == nil {

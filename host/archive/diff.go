@@ -121,6 +121,9 @@ func (d *differ) dir(low, up int, path string, depth int) error {
 // entry compares one name, which low may not have (-1).
 func (d *differ) entry(low, up int, path, name string, depth int) error {
 	full := path + name
+	if err := writable(name); err != nil {
+		return fmt.Errorf("%q: %w", clip(path), err)
+	}
 	st, err := tree.Stat(up, name)
 	if err == unix.ENOENT {
 		return nil // gone since it was listed
@@ -332,6 +335,14 @@ func sameContents(low, up int, name string) (bool, error) {
 			return false, err
 		}
 	}
+}
+
+// writable refuses names that would delete where the layer is unpacked.
+func writable(name string) error {
+	if strings.HasPrefix(name, whiteoutPrefix) {
+		return errs.New(errs.InvalidArgument, "file %q cannot be in a layer: there its name means a deletion", clip(name))
+	}
+	return nil
 }
 
 var errRedirect = errs.New(errs.Unimplemented, "overlay renamed this directory in place: compare the mounted trees")

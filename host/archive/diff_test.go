@@ -181,3 +181,17 @@ func TestDiffUpper(t *testing.T) {
 		t.Errorf("a redirect gives %v", err)
 	}
 }
+
+// TestDiffOfWhiteoutName: a file of a container must not become a deletion.
+func TestDiffOfWhiteoutName(t *testing.T) {
+	up := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(up, ".wh.etc"), nil, 0o644))
+	for what, err := range map[string]error{
+		"Diff":      Diff(t.Context(), io.Discard, "", up, DiffOptions{}),
+		"DiffUpper": DiffUpper(t.Context(), io.Discard, up, nil, DiffOptions{}),
+	} {
+		if !errors.Is(err, errs.InvalidArgument) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

@@ -64,6 +64,9 @@ func (u *upperWalk) dir(fd int, path string, depth int) error {
 }
 
 func (u *upperWalk) entry(fd int, path, name string, depth int) error {
+	if err := writable(name); err != nil {
+		return err
+	}
 	st, err := tree.Stat(fd, name)
 	if err == unix.ENOENT {
 		return nil
