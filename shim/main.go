@@ -86,6 +86,9 @@ func (f *flags) run(program string) error {
 		return nil
 	case f.info:
 		return info(program)
+	case f.action == "hold":
+		hold()
+		return nil
 	case f.namespace == "" || f.id == "":
 		return errs.New(errs.InvalidArgument, "-namespace and -id are needed")
 	}
