@@ -187,3 +187,13 @@ func (t *Tasks) DeleteProcess(ctx context.Context, v store.Scoped, cid, execID s
 	}
 	return with(ctx, t, v, "delete exec of", cid, func(api shim.Task) (Exit, error) { return api.Delete(ctx, execID) })
 }
+
+// ReopenLog has a container's log go on in a new file at its path.
+func (t *Tasks) ReopenLog(ctx context.Context, v store.Scoped, cid string) error {
+	return do(ctx, t, v, "reopen the log of", cid, func(api shim.Task) error { return api.ReopenLog(ctx) })
+}
+
+// AttachSocket returns the path of the socket at which a process can be attached to.
+func (t *Tasks) AttachSocket(ctx context.Context, v store.Scoped, cid, execID string) (string, error) {
+	return with(ctx, t, v, "attach to", cid, func(api shim.Task) (string, error) { return api.AttachSocket(ctx, execID) })
+}
