@@ -25,6 +25,7 @@ type Daemon struct {
 func (l *Lab) Daemon(args ...string) *Daemon {
 	l.T.Helper()
 	d := &Daemon{lab: l, Root: filepath.Join(l.Dir, "root"), State: filepath.Join(l.Dir, "state"), Socket: filepath.Join(l.Dir, "berth.sock"), args: args}
+	l.Ledger() // before the daemon: it is compared after its end
 	d.Start()
 	return d
 }
@@ -51,7 +52,11 @@ func (d *Daemon) Start() time.Duration {
 		_ = c.Close()
 		return true
 	})
-	return time.Since(begin)
+	took := time.Since(begin)
+	p := d.Process
+	d.learn(p)
+	d.lab.T.Cleanup(func() { d.audit(p) })
+	return took
 }
 
 // Environ makes clients talk to this daemon.

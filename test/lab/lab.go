@@ -21,6 +21,8 @@ type Lab struct {
 	T   testing.TB
 	Dir string // everything of this test is below it
 	Bin string // berth and berth-shim
+
+	ledger *Ledger
 }
 
 var (
@@ -56,7 +58,15 @@ func New(t testing.TB) *Lab {
 			t.Errorf("what the test made cannot be removed: %v", err)
 		}
 	})
+	l.Ledger()
 	return l
+}
+
+// Name makes a name that no other test on this machine uses, and owns it.
+func (l *Lab) Name(name string) string {
+	n := name + "-" + strings.ToLower(filepath.Base(l.Dir)[max(0, len(filepath.Base(l.Dir))-8):])
+	l.Ledger().Own(n)
+	return n
 }
 
 // Build returns the directory of the programs.

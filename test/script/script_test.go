@@ -26,7 +26,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 		Setup: func(env *testscript.Env) error {
-			sub := &lab.Lab{T: env.T().(testing.TB), Dir: env.WorkDir, Bin: l.Bin}
+			sub := &lab.Lab{T: inScript{env.T().(testing.TB), env}, Dir: env.WorkDir, Bin: l.Bin}
 			if err := os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755); err != nil {
 				return err
 			}
@@ -41,6 +41,15 @@ func TestScripts(t *testing.T) {
 		},
 	})
 }
+
+// inScript is a session's test: what is to be cleaned up goes before the session's
+// directory is removed.
+type inScript struct {
+	testing.TB
+	env *testscript.Env
+}
+
+func (s inScript) Cleanup(fn func()) { s.env.Defer(fn) }
 
 // exits is `exits STATUS PROGRAM ARG…`: the program must end with that status.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
