@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/host/cgroup"
 	"github.com/berthd/berth/host/child"
 	"github.com/berthd/berth/host/sock"
@@ -74,12 +75,30 @@ func (f *flags) cleanUp(ctx context.Context, bundle string, kept settings, reape
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err) // the mounts must go in any case
 	}
+	if err := removeGroup(ctx, kept, f.id); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 	if err := (kernelMounts{}).Unmount(filepath.Join(bundle, "rootfs")); err != nil {
 		return err
 	}
 	_ = os.Remove(filepath.Join(bundle, attachSocket))
 	removeDeadSocket(bundle)
 	return nil
+}
+
+// groupLimit is how long the last processes of a group may take to leave it.
+const groupLimit = 2 * time.Second
+
+// removeGroup removes the container's cgroup if the runtime has left it: one that
+// was killed in the middle of a create knows nothing of it any more.
+func removeGroup(ctx context.Context, kept settings, id string) error {
+	g, err := cgroup.System.FromSpec(kept.CgroupsPath, id, kept.SystemdCgroup)
+	if err != nil {
+		return errs.Ignore(err, errs.NotFound)
+	}
+	ctx, cancel := context.WithTimeout(ctx, groupLimit)
+	defer cancel()
+	return g.Remove(ctx)
 }
 
 // killFirst kills the container's first process and waits for its death. It is

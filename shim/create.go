@@ -149,6 +149,9 @@ func (c *container) undo(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+	if err := removeGroup(ctx, c.settings(0), c.id); err != nil {
+		c.shim.log("undo create of container " + c.id + ": " + err.Error())
+	}
 	if err := c.dispose(); err != nil {
 		c.shim.log("undo create of container " + c.id + ": " + err.Error())
 	}

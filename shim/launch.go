@@ -53,16 +53,17 @@ func (f *flags) start() error {
 	if err != nil {
 		return err
 	}
+	address := "unix://" + path
+	// Before there is a shim: a daemon that dies now must be able to find it.
+	if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(address), 0o600); err != nil {
+		return fmt.Errorf("write address: %w", err)
+	}
 	if l != nil {
 		if err := f.launch(bundle, l, params); err != nil {
 			l.Close()
 			_ = os.Remove(path)
 			return err
 		}
-	}
-	address := "unix://" + path
-	if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(address), 0o600); err != nil {
-		return fmt.Errorf("write address: %w", err)
 	}
 	out := []byte(address)
 	if modern {

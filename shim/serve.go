@@ -60,7 +60,7 @@ func (f *flags) serve() error {
 	reaper, stopReaper := runReaper()
 	defer stopReaper()
 	s := New(Config{
-		Namespace: f.namespace, Version: Version, EventAddress: f.eventAddress,
+		Namespace: f.namespace, Version: Version, Bundle: f.bundle, EventAddress: f.eventAddress,
 		Runtime: func(s settings, bundle string) Runtime { return newRuntime(s, bundle, f.namespace, reaper) },
 		Mounter: kernelMounts{}, Reaper: reaper, Log: log,
 	})

@@ -24,6 +24,7 @@ import (
 type Config struct {
 	Namespace    string
 	Version      string
+	Bundle       string // of the container that it was started for
 	EventAddress string // path of the daemon's event socket; "" sends no events
 	// Runtime makes the runtime for a container.
 	Runtime func(s settings, bundle string) Runtime
@@ -148,6 +149,9 @@ func (s *Shim) all() []*container {
 const (
 	newAlone = time.Minute
 	oldAlone = 10 * time.Second
+	// A shim that has had no container looks so often whether its bundle is there:
+	// without it nobody will come.
+	bundlePoll = time.Second
 )
 
 // edge is told of every call and connection.
@@ -169,20 +173,30 @@ func (s *Shim) watchLoneliness() {
 		s.lonely.Stop()
 		s.lonely = nil
 	case alone && s.lonely == nil:
-		after := newAlone
+		after, tries := bundlePoll, int(newAlone/bundlePoll)
 		if s.served {
-			after = oldAlone
+			after, tries = oldAlone, 1
 		}
 		var t *time.Timer
 		t = time.AfterFunc(after, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if s.lonely == t {
-				s.endOnce()
+			if s.lonely != t {
+				return
 			}
+			if tries--; tries > 0 && s.bundleThere() {
+				t.Reset(after)
+				return
+			}
+			s.endOnce()
 		})
 		s.lonely = t
 	}
+}
+
+func (s *Shim) bundleThere() bool {
+	_, err := os.Stat(s.config.Bundle)
+	return s.config.Bundle == "" || err == nil
 }
 
 // pidfdOpen opens a pidfd that is not inherited (pidfd_open(2)).

@@ -39,6 +39,13 @@ const (
 	SnapshotUpperPath = "containerd.io/snapshot/overlay.upperdir"
 )
 
+// Keys of leases that berth makes for itself: which work it is, and which run of
+// the daemon does it. A lease of an earlier run is left over.
+const (
+	LeaseWork = "io.berthd/lease.work"
+	LeaseRun  = "io.berthd/lease.run"
+)
+
 // Check validates one label; the error is of kind InvalidArgument.
 func Check(key, value string) error {
 	if n := len(key) + len(value); n > MaxBytes {

@@ -6,6 +6,7 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/berthd/berth/base/id"
 	"github.com/berthd/berth/base/keylock"
 	"github.com/berthd/berth/base/label"
 	"github.com/berthd/berth/engine/gc"
@@ -41,6 +43,7 @@ type Images struct {
 	chains keylock.Map // one unpack of a layer chain at a time
 	blobs  keylock.Map // one fetch of a blob at a time
 	infos  infos
+	run    string // names this run of the daemon
 }
 
 // New returns the verbs.
@@ -51,26 +54,54 @@ func New(cfg Config) *Images {
 	if cfg.Uploads <= 0 {
 		cfg.Uploads = 3
 	}
-	return &Images{cfg: cfg, store: cfg.Store, log: cfg.Log}
+	return &Images{cfg: cfg, store: cfg.Store, log: cfg.Log, run: id.New(8)}
 }
 
 // leaseLife bounds how long a transfer that was killed keeps what it had.
 const leaseLife = 24 * time.Hour
 
 // leased runs fn in a scope with a lease of its own, so that nothing it makes is
-// collected before fn has pointed something lasting at it.
-func (i *Images) leased(ctx context.Context, v store.Scoped, fn func(store.Scoped) error) error {
-	expire := time.Now().Add(leaseLife).UTC().Format(time.RFC3339)
-	l, err := store.Set(ctx, v, func(tx *store.Tx) (store.Lease, error) {
-		return tx.CreateLease(store.Lease{Labels: map[string]string{label.GCExpire: expire}})
-	})
+// collected before fn has pointed something lasting at it. If the daemon dies, the
+// lease stays for whoever does the same work again and goes on from there; when
+// that is done, it goes too.
+func (i *Images) leased(ctx context.Context, v store.Scoped, work string, fn func(store.Scoped) error) error {
+	work = digest.FromString(work).Encoded()[:32]
+	labels := map[string]string{
+		label.GCExpire: time.Now().Add(leaseLife).UTC().Format(time.RFC3339), label.LeaseWork: work, label.LeaseRun: i.run,
+	}
+	l, err := store.Set(ctx, v, func(tx *store.Tx) (store.Lease, error) { return tx.CreateLease(store.Lease{Labels: labels}) })
 	if err != nil {
 		return err
 	}
 	err = fn(i.store.In(store.Scope{Namespace: v.Namespace(), Lease: l.ID}))
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	return errors.Join(err, i.cfg.GC.Remove(end, v, false, func(tx *store.Tx) error { return tx.DeleteLease(l.ID) }))
+	done := err == nil
+	return errors.Join(err, i.cfg.GC.Remove(end, v, false, func(tx *store.Tx) error {
+		if done {
+			if err := i.dropLeftLeases(tx, work); err != nil {
+				return err
+			}
+		}
+		return tx.DeleteLease(l.ID)
+	}))
+}
+
+// dropLeftLeases removes the leases that dead daemons left of a piece of work.
+func (i *Images) dropLeftLeases(tx *store.Tx, work string) error {
+	all, err := tx.Leases(fmt.Sprintf("labels.%q==%s", label.LeaseWork, work))
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if l.Labels[label.LeaseRun] == i.run {
+			continue
+		}
+		if err := tx.DeleteLease(l.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Choice says which of an image's platforms are wanted.

@@ -46,7 +46,7 @@ func (i *Images) Import(ctx context.Context, v store.Scoped, r io.Reader, req Im
 		req.Watch = func(Progress) {}
 	}
 	var out []store.Image
-	err := i.leased(ctx, v, func(v store.Scoped) (err error) {
+	err := i.leased(ctx, v, "import", func(v store.Scoped) (err error) {
 		out, err = i.importLeased(ctx, v, r, req)
 		return err
 	})

@@ -43,7 +43,7 @@ func (i *Images) Pull(ctx context.Context, v store.Scoped, r PullRequest) (store
 		return store.Image{}, err
 	}
 	im, err := i.pulls.do(ctx, string(key), r.Watch, func(ctx context.Context, tell Watcher) (im store.Image, err error) {
-		err = i.leased(ctx, v, func(v store.Scoped) error {
+		err = i.leased(ctx, v, "pull "+r.Ref.String(), func(v store.Scoped) error {
 			im, err = i.pull(ctx, v, r, tell)
 			return err
 		})

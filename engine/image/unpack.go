@@ -16,7 +16,7 @@ func (i *Images) Unpack(ctx context.Context, v store.Scoped, name string, c Choi
 	if watch == nil {
 		watch = func(Progress) {}
 	}
-	err = i.leased(ctx, v, func(v store.Scoped) error {
+	err = i.leased(ctx, v, "unpack "+name, func(v store.Scoped) error {
 		t := i.transfer(v, name, watch)
 		return t.metered(ctx, func(ctx context.Context) error {
 			_, err := t.bring(ctx, im.Target, c, targets)

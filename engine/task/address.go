@@ -1,6 +1,8 @@
 package task
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/berthd/berth/host/shim"
@@ -13,4 +15,18 @@ func parseAddress(address string, version int) shim.Bootstrap {
 		b.Protocol, b.Address = p, rest
 	}
 	return b
+}
+
+// lastAddress is where the shim of a task is or was: as the row says or, if the
+// daemon died before it wrote that, as the shim's start command left it in the
+// bundle.
+func (t *Tasks) lastAddress(task *Task) shim.Bootstrap {
+	if task.row.Body.Address != "" {
+		return bootstrapOf(task.row.Body)
+	}
+	text, err := os.ReadFile(filepath.Join(t.bundle(task.key), "address"))
+	if err != nil {
+		return shim.Bootstrap{} // it had not come so far
+	}
+	return parseAddress(strings.TrimSpace(string(text)), 2)
 }

@@ -180,8 +180,8 @@ func (t *Tasks) teardown(ctx context.Context, task *Task) (shim.Exit, error) {
 func (t *Tasks) endShim(ctx context.Context, task *Task) (shim.Exit, error) {
 	var exit shim.Exit
 	deleted := false
-	if task.use == nil && task.row.Body.Address != "" && task.row.Boot == t.store.BootID() {
-		if u, err := t.connect(ctx, task, bootstrapOf(task.row.Body)); err == nil {
+	if b := t.lastAddress(task); task.use == nil && b.Address != "" && task.row.Boot == t.store.BootID() {
+		if u, err := t.connect(ctx, task, b); err == nil {
 			task.use = u
 		}
 	}

@@ -1,7 +1,8 @@
 // Package cgroup looks at the control groups of one container, version 1 or 2:
 // what it uses, which processes it holds, whether the kernel killed one of them
-// for want of memory; and it freezes, thaws and signals them. It never makes,
-// limits or removes a group: that is the OCI runtime's part.
+// for want of memory; and it freezes, thaws and signals them. It never makes or
+// limits a group: that is the OCI runtime's part; so is the removal, but for the
+// empty group of a runtime that was killed.
 //
 // A group that the caller itself is in, and the root group, are never touched.
 package cgroup
@@ -38,6 +39,7 @@ type Group struct {
 	host    Host
 	unified bool
 	dirs    map[string]string // controller to directory; version 2 has the one key ""
+	hybrid  string            // beside version 1, its directory in the empty version 2 tree, or ""
 }
 
 // Of finds the group of a process. The error is of kind NotFound if the process
@@ -85,7 +87,7 @@ func (h Host) FromSpec(cgroupsPath, id string, systemd bool) (*Group, error) {
 			delete(g.dirs, controller)
 		}
 	}
-	if len(g.dirs) == 0 {
+	if len(g.dirs) == 0 && !exists(g.hybrid) {
 		return nil, errs.New(errs.NotFound, "cgroup %q does not exist", cgroupsPath)
 	}
 	return g, nil
@@ -105,6 +107,8 @@ func (h Host) group(theirs, own map[string]string) *Group {
 		case !g.unified && controller != "":
 			dir := strings.TrimPrefix(controller, "name=")
 			g.dirs[controller] = filepath.Join(h.Root, dir, p)
+		case exists(filepath.Join(h.Root, "unified")):
+			g.hybrid = filepath.Join(h.Root, "unified", p)
 		}
 	}
 	return g

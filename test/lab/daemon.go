@@ -54,6 +54,7 @@ func (d *Daemon) Start() time.Duration {
 	})
 	took := time.Since(begin)
 	p := d.Process
+	d.lab.Ledger().serve(d.Socket, p.Done())
 	d.learn(p)
 	d.lab.T.Cleanup(func() { d.audit(p) })
 	return took

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path"
@@ -60,21 +61,49 @@ func Busybox(dir string) error {
 	if err != nil {
 		return fmt.Errorf("busybox layer: %w", err)
 	}
-	return writeLayout(dir, "busybox", layer.Bytes())
+	if err := writeLayout(dir, "busybox", layer.Bytes()); err != nil {
+		return err
+	}
+	var layers [][]byte
+	for n := range 4 {
+		l, err := bulk(n)
+		if err != nil {
+			return err
+		}
+		layers = append(layers, l)
+	}
+	return writeLayout(filepath.Join(dir, "layered"), "layered", append([][]byte{layer.Bytes()}, layers...)...)
+}
+
+// Files of each of the layers that make the image "layered" take its time: it is
+// busybox with four more of them, in the layout below "layered".
+const (
+	bulkFiles = 300
+	bulkSize  = 8 << 10 // bytes of each
+)
+
+// bulk makes a layer of files that do not compress.
+func bulk(n int) ([]byte, error) {
+	var out bytes.Buffer
+	tw := tar.NewWriter(&out)
+	rnd := rand.NewChaCha8([32]byte{byte(n)})
+	data := make([]byte, bulkSize)
+	for f := range bulkFiles {
+		_, _ = rnd.Read(data) // never fails
+		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("bulk/%d/%d", n, f), Mode: 0o644, Size: bulkSize}); err != nil {
+			return nil, err
+		}
+		if _, err := tw.Write(data); err != nil {
+			return nil, err
+		}
+	}
+	return out.Bytes(), tw.Close()
 }
 
 type object = map[string]any
 
-// writeLayout writes an image of one gzip layer as an OCI layout.
-func writeLayout(dir, name string, layer []byte) error {
-	var gz bytes.Buffer
-	zw := gzip.NewWriter(&gz)
-	if _, err := zw.Write(layer); err != nil {
-		return err
-	}
-	if err := zw.Close(); err != nil {
-		return err
-	}
+// writeLayout writes an image of gzip layers as an OCI layout.
+func writeLayout(dir, name string, layers ...[]byte) error {
 	blobs := map[string][]byte{}
 	add := func(mediaType string, data []byte) object {
 		sum := sha256.Sum256(data)
@@ -82,18 +111,31 @@ func writeLayout(dir, name string, layer []byte) error {
 		blobs[hexSum] = data
 		return object{"mediaType": mediaType, "digest": "sha256:" + hexSum, "size": len(data)}
 	}
-	diff := sha256.Sum256(layer)
-	l := add("application/vnd.oci.image.layer.v1.tar+gzip", gz.Bytes())
+	var diffs []string
+	var descs []object
+	for _, layer := range layers {
+		var gz bytes.Buffer
+		zw := gzip.NewWriter(&gz)
+		if _, err := zw.Write(layer); err != nil {
+			return err
+		}
+		if err := zw.Close(); err != nil {
+			return err
+		}
+		diff := sha256.Sum256(layer)
+		diffs = append(diffs, "sha256:"+hex.EncodeToString(diff[:]))
+		descs = append(descs, add("application/vnd.oci.image.layer.v1.tar+gzip", gz.Bytes()))
+	}
 	config, err := json.Marshal(object{
 		"architecture": runtime.GOARCH, "os": "linux", "created": "1970-01-01T00:00:00Z",
 		"config": object{"Env": []string{"PATH=/bin:/usr/bin"}, "Cmd": []string{"/bin/sh"}},
-		"rootfs": object{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(diff[:])}},
+		"rootfs": object{"type": "layers", "diff_ids": diffs},
 	})
 	if err != nil {
 		return err
 	}
 	c := add("application/vnd.oci.image.config.v1+json", config)
-	manifest, err := json.Marshal(object{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": c, "layers": []object{l}})
+	manifest, err := json.Marshal(object{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": c, "layers": descs})
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ package lab
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -25,11 +24,11 @@ type Lab struct {
 	ledger *Ledger
 }
 
-var (
-	buildOnce sync.Once
-	buildDir  string
-	buildErr  error
-)
+// builds keeps where the programs are, by their build tags.
+var builds struct {
+	sync.Mutex
+	dirs map[string]string
+}
 
 // Root is the repository's root directory.
 func Root(t testing.TB) string {
@@ -75,23 +74,34 @@ func Build(t testing.TB) string {
 	if dir := os.Getenv("BERTH_BIN"); dir != "" {
 		return dir
 	}
+	return BuildWith(t, "")
+}
+
+// BuildWith returns the directory of the programs as built with tags, once a
+// process.
+func BuildWith(t testing.TB, tags string) string {
+	t.Helper()
 	root := Root(t)
-	buildOnce.Do(func() {
-		buildDir, buildErr = os.MkdirTemp("", "berth-bin-")
-		if buildErr != nil {
-			return
-		}
-		cmd := exec.Command("go", "build", "-o", buildDir+"/", "./cmd/...")
-		cmd.Dir = root
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			buildErr = fmt.Errorf("build: %w\n%s", err, out)
-		}
-	})
-	if buildErr != nil {
-		t.Fatal(buildErr)
+	builds.Lock()
+	defer builds.Unlock()
+	if dir := builds.dirs[tags]; dir != "" {
+		return dir
 	}
-	return buildDir
+	dir, err := os.MkdirTemp("", "berth-bin-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "build", "-tags", tags, "-o", dir+"/", "./cmd/...")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	if builds.dirs == nil {
+		builds.dirs = map[string]string{}
+	}
+	builds.dirs[tags] = dir
+	return dir
 }
 
 // Tool finds a program that the test needs; that it is missing is a failure.
@@ -110,6 +120,9 @@ type Process struct {
 	Log  *Buffer
 	done chan struct{}
 }
+
+// running holds the pids of the programs that tests have under their own care.
+var running sync.Map
 
 // Buffer collects a program's output while it runs.
 type Buffer struct {
@@ -137,9 +150,11 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	running.Store(cmd.Process.Pid, true)
 	// owner: Stop and Kill wait for done.
 	go func() {
 		_ = cmd.Wait() // a killed program's status says nothing
+		running.Delete(cmd.Process.Pid)
 		close(p.done)
 	}()
 	t.Cleanup(func() { p.Stop(t) })

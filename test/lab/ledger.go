@@ -29,6 +29,7 @@ type Ledger struct {
 	names  map[string]bool
 	ipam   map[string]bool // directories of host-local, one file an address
 	before map[string]bool // what bore such a name already when it was owned
+	served map[string]int  // sockets of daemons that run
 }
 
 // settle is how long what is being taken down may still be there at the end.
@@ -45,7 +46,7 @@ func (l *Lab) Ledger() *Ledger {
 // NewLedger begins a ledger of what refers to dir. It is compared when the test
 // ends, and what is left is reported, and then ended or removed.
 func NewLedger(t testing.TB, dir string) *Ledger {
-	g := &Ledger{t: t, dir: dir, names: map[string]bool{}, ipam: map[string]bool{}, before: map[string]bool{}}
+	g := &Ledger{t: t, dir: dir, names: map[string]bool{}, ipam: map[string]bool{}, before: map[string]bool{}, served: map[string]int{}}
 	t.Cleanup(func() {
 		for _, l := range g.Wait(settle) {
 			t.Errorf("left behind: %s", l)
@@ -76,6 +77,20 @@ func (g *Ledger) OwnIPAM(dir string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.ipam[dir] = true
+}
+
+// serve says that a daemon of the test has a socket, until it ends.
+func (g *Ledger) serve(socket string, until <-chan struct{}) {
+	g.mu.Lock()
+	g.served[socket]++
+	g.mu.Unlock()
+	// owner: nobody needs to wait: it ends with the daemon, which its test stops.
+	go func() {
+		<-until
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.served[socket]--
+	}()
 }
 
 // Leftover is one thing that should be gone.
@@ -270,6 +285,9 @@ func (g *Ledger) processes() []Leftover {
 		if err != nil || pid == os.Getpid() || ancestor(pid) {
 			continue
 		}
+		if _, ours := running.Load(pid); ours { // its Stop says so if it does not end
+			continue
+		}
 		if why := g.process(d.Name(), own); why != "" {
 			cmd, _ := os.ReadFile("/proc/" + d.Name() + "/cmdline")
 			text := strings.TrimSpace(strings.ReplaceAll(string(cmd), "\x00", " "))
@@ -326,7 +344,8 @@ func ancestor(pid int) bool {
 	return false
 }
 
-// sockets finds those that somebody has bound below the directory.
+// sockets finds those that somebody has bound below the directory, but for those
+// that a daemon of the test has itself.
 func (g *Ledger) sockets() []Leftover {
 	data, _ := os.ReadFile("/proc/net/unix")
 	seen := map[string]bool{}
@@ -337,6 +356,9 @@ func (g *Ledger) sockets() []Leftover {
 			continue
 		}
 		seen[f[7]] = true
+		if g.served[f[7]] > 0 || g.served[strings.TrimSuffix(f[7], ".ttrpc")] > 0 {
+			continue
+		}
 		out = append(out, Leftover{Kind: "socket", Name: f[7]})
 	}
 	return out

@@ -28,7 +28,9 @@ type Row struct {
 	Name      string
 }
 
-func (r Row) String() string { return fmt.Sprintf("%s %q in namespace %s", r.Kind, r.Name, r.Namespace) }
+func (r Row) String() string {
+	return fmt.Sprintf("%s %q in namespace %s", r.Kind, r.Name, r.Namespace)
+}
 
 // lasting are the kinds that may stay when a test ends: an image with its content
 // and layers is there because somebody pulled it.
