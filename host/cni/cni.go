@@ -63,7 +63,7 @@ type network struct {
 	raw  []byte // the list in one piece, with plugins that had files of their own
 }
 
-// New reads the folder. That it is missing, empty or broken is no error: see Status.
+// New reads the folder. That it is missing, empty or broken is no error: see Condition.
 func New(cfg Config) *Networks {
 	if cfg.Limit <= 0 {
 		cfg.Limit = limit

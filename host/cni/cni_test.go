@@ -264,14 +264,25 @@ func TestFaultsOfPlugins(t *testing.T) {
 				t.Errorf("kind of %v", err)
 			}
 			if pid, err := os.ReadFile(filepath.Join(w.dir, "child")); err == nil {
-				if stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
-					t.Errorf("the plugin's child lives: %s", stat)
-				}
+				waitGone(t, strings.TrimSpace(string(pid)))
 			}
 			if err := w.nets.Del(context.Background(), s); err != nil {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func waitGone(t *testing.T, pid string) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the plugin's child lives: %s", stat)
+		}
 	}
 }
 
@@ -325,7 +336,7 @@ func TestWhatPluginsAreTold(t *testing.T) {
 
 func TestBrokenFilesAreNamedAndTheOthersGoOn(t *testing.T) {
 	w := newWorld(t, Config{})
-	if c := w.nets.Status(context.Background()); c.Ready || c.Reason != ReasonNotReady || !strings.Contains(c.Message, w.conf) || !strings.Contains(c.Message, "since 2") {
+	if c := w.nets.Condition(context.Background()); c.Ready || c.Reason != ReasonNotReady || !strings.Contains(c.Message, w.conf) || !strings.Contains(c.Message, "since 2") {
 		t.Errorf("empty folder: %+v", c)
 	}
 	w.write("05-bad.conflist", `{`)
@@ -337,7 +348,7 @@ func TestBrokenFilesAreNamedAndTheOthersGoOn(t *testing.T) {
 	}
 	w.write("10-one.conflist", bridgeList)
 	w.write("11-again.conf", `{"cniVersion":"1.0.0","name":"one","type":"bridge"}`)
-	c := w.nets.Status(context.Background())
+	c := w.nets.Condition(context.Background())
 	for _, want := range []string{"05-bad.conflist", "06-evil.conf", "07-version.conf", "11-again.conf"} {
 		if !strings.Contains(c.Message, want) {
 			t.Errorf("%s is not named in %q", want, c.Message)
@@ -351,7 +362,7 @@ func TestBrokenFilesAreNamedAndTheOthersGoOn(t *testing.T) {
 	}
 	w.nets.run.dirs = []string{"/nowhere"}
 	w.nets.asked.forget()
-	if c := w.nets.Status(context.Background()); c.Ready || !strings.Contains(c.Message, "plugin bridge of network one is not in /nowhere") || !strings.Contains(c.Message, "10-one.conflist") {
+	if c := w.nets.Condition(context.Background()); c.Ready || !strings.Contains(c.Message, "plugin bridge of network one is not in /nowhere") || !strings.Contains(c.Message, "10-one.conflist") {
 		t.Errorf("missing program: %+v", c)
 	}
 }
@@ -360,14 +371,14 @@ func TestStatusAsksThePlugin(t *testing.T) {
 	w := newWorld(t, Config{BinDirs: []string{"placeholder"}})
 	w.nets.run.dirs = []string{w.fake("p", `test $CNI_COMMAND = STATUS || exit 3; test -e DIR/good && exit 0; echo '{"cniVersion":"1.1.0","code":50,"msg":"agent is not up"}'; exit 1`)}
 	w.write("1.conf", `{"cniVersion":"1.1.0","name":"n","type":"p"}`)
-	if c := w.nets.Status(context.Background()); c.Ready || !strings.Contains(c.Message, "plugin p of network n: STATUS: agent is not up") {
+	if c := w.nets.Condition(context.Background()); c.Ready || !strings.Contains(c.Message, "plugin p of network n: STATUS: agent is not up") {
 		t.Errorf("%+v", c)
 	}
 	if err := os.WriteFile(filepath.Join(w.dir, "good"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	w.nets.asked.forget()
-	if c := w.nets.Status(context.Background()); !c.Ready || c.Message != "" {
+	if c := w.nets.Condition(context.Background()); !c.Ready || c.Message != "" {
 		t.Errorf("%+v", c)
 	}
 }

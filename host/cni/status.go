@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/berthd/berth/base/errs"
 )
 
 // Condition says whether pods can get a network now.
@@ -42,9 +44,17 @@ func (a *asked) forget() {
 	a.good = false
 }
 
-// Status looks at the configuration, at the plugins' programs, and asks the plugins
+// Status is nil if pods can get a network now. The error's text says why not.
+func (n *Networks) Status(ctx context.Context) error {
+	if c := n.Condition(ctx); !c.Ready {
+		return errs.New(errs.Unavailable, "%s", c.Message)
+	}
+	return nil
+}
+
+// Condition looks at the configuration, at the plugins' programs, and asks the plugins
 // of version 1.1 (CNI specification 1.1, STATUS).
-func (n *Networks) Status(ctx context.Context) Condition {
+func (n *Networks) Condition(ctx context.Context) Condition {
 	f := n.current()
 	list := n.defaults(f)
 	if len(list) == 0 {

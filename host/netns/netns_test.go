@@ -98,24 +98,22 @@ func TestMakeAndRemove(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.cmd, got, c.want)
 		}
 	}
-	err = In(s.Net, func() error {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	})
-	if err != nil {
-		t.Errorf("loopback: %v", err)
+	var l net.Listener
+	if err = In(s.Net, func() error { l, err = net.Listen("tcp", "127.0.0.1:0"); return err }); err != nil {
+		t.Fatal(err)
 	}
-	ifs, err := Interfaces(s.Net)
-	if err != nil || len(ifs) == 0 || ifs[0].Name != "lo" || ifs[0].Rx.Packets < 2 || ifs[0].Tx.Bytes == 0 {
-		t.Errorf("counters after a connection: %+v, %v", ifs, err)
+	defer l.Close()
+	c, err := Dial(ctx, s.Net, "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatalf("over the loopback: %v", err)
+	}
+	c.Close()
+	nsenter(t, "--net="+s.Net, "ip", "link", "add", "va", "type", "veth", "peer", "name", "vb")
+	nsenter(t, "--net="+s.Net, "ip", "link", "set", "va", "up")
+	nsenter(t, "--net="+s.Net, "ip", "link", "set", "vb", "up")
+	all, err := Counters(s.Net)
+	if err != nil || len(all) != 2 || all[1].Name != "va" && all[0].Name != "va" {
+		t.Errorf("counters: %+v, %v", all, err)
 	}
 	if err := Sysctl(s.Net, map[string]string{"net.ipv4.conf.lo.forwarding": "0"}); err != nil {
 		t.Error(err)
@@ -311,5 +309,14 @@ func BenchmarkMakeRemove(b *testing.B) {
 		if err := Remove(context.Background(), d); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestCountersOfALine(t *testing.T) {
+	text := "Inter-|   Receive  |  Transmit\n face |bytes\n    lo: 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9\n  eth0:   1 2 3 4 5 6 7 8 10 20 30 40 50 60 70 80\n"
+	got, err := counters([]byte(text))
+	want := Counter{Name: "eth0", RxBytes: 1, RxPackets: 2, RxErrors: 3, RxDropped: 4, TxBytes: 10, TxPackets: 20, TxErrors: 30, TxDropped: 40}
+	if err != nil || len(got) != 1 || got[0] != want {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

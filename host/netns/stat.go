@@ -8,47 +8,48 @@ import (
 	"strings"
 )
 
-// Interface is what an interface has carried since it was made.
-type Interface struct {
-	Name   string
-	Rx, Tx Counters
+// Counter is what an interface has carried since it was made.
+type Counter struct {
+	Name                                    string
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
 
-// Counters are those of one direction.
-type Counters struct{ Bytes, Packets, Errors, Dropped uint64 }
-
-// Interfaces reads the counters of all interfaces of the network namespace at ns,
-// in the kernel's order.
-func Interfaces(ns string) ([]Interface, error) {
+// Counters reads the counters of all interfaces but the loopback of the network
+// namespace at path, in the kernel's order. No program is started.
+func Counters(path string) ([]Counter, error) {
 	var data []byte
-	err := In(ns, func() (err error) {
+	err := In(path, func() (err error) {
 		data, err = os.ReadFile("/proc/thread-self/net/dev")
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read interface counters: %w", err)
 	}
-	return interfaces(data)
+	return counters(data)
 }
 
-// interfaces reads /proc/net/dev (proc_pid_net(5)): two lines of titles, then
+// counters reads /proc/net/dev (proc_pid_net(5)): two lines of titles, then
 //
 //	eth0: RXBYTES PACKETS ERRS DROP fifo frame compressed multicast TXBYTES PACKETS ERRS DROP …
-func interfaces(data []byte) ([]Interface, error) {
-	var out []Interface
+func counters(data []byte) ([]Counter, error) {
+	var out []Counter
 	for line := range bytes.Lines(data) {
 		name, rest, ok := strings.Cut(string(line), ":")
 		if !ok {
 			continue // titles
 		}
+		if name = strings.TrimSpace(name); name == "lo" {
+			continue
+		}
 		f := strings.Fields(rest)
 		if len(f) < 12 {
 			return nil, fmt.Errorf("interface counters: %d columns in %q", len(f), line)
 		}
-		i := Interface{Name: strings.TrimSpace(name)}
+		c := Counter{Name: name}
 		for col, to := range map[int]*uint64{
-			0: &i.Rx.Bytes, 1: &i.Rx.Packets, 2: &i.Rx.Errors, 3: &i.Rx.Dropped,
-			8: &i.Tx.Bytes, 9: &i.Tx.Packets, 10: &i.Tx.Errors, 11: &i.Tx.Dropped,
+			0: &c.RxBytes, 1: &c.RxPackets, 2: &c.RxErrors, 3: &c.RxDropped,
+			8: &c.TxBytes, 9: &c.TxPackets, 10: &c.TxErrors, 11: &c.TxDropped,
 		} {
 			n, err := strconv.ParseUint(f[col], 10, 64)
 			if err != nil {
@@ -56,7 +57,7 @@ func interfaces(data []byte) ([]Interface, error) {
 			}
 			*to = n
 		}
-		out = append(out, i)
+		out = append(out, c)
 	}
 	return out, nil
 }

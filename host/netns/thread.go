@@ -1,12 +1,17 @@
 package netns
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/base/errs"
 )
 
 // onThread runs f on a thread of its own that is thrown away afterwards, whatever
@@ -59,6 +64,20 @@ func In(path string, f func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// Dial connects to an address, which must be a number, from inside the network
+// namespace at path.
+func Dial(ctx context.Context, path, network, address string) (c net.Conn, err error) {
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, errs.New(errs.InvalidArgument, "dial in a network namespace: %w", err)
+	}
+	err = In(path, func() (err error) {
+		// One address and no name: the socket is made on this thread.
+		c, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		return err
+	})
+	return c, err
 }
 
 // linkUp brings an interface of the thread's network namespace up (netdevice(7)).
