@@ -115,7 +115,7 @@ func (c *container) openStdio(ctx context.Context, p *process) error {
 	}
 	s, err := stdio.Open(ctx, stdio.Config{
 		Stdio: p.req, Namespace: c.shim.config.Namespace, ID: c.id, Bundle: c.bundle, AttachAt: attachAt,
-		UID: int(c.options.IoUID), GID: int(c.options.IoGID), Reaper: c.shim.reaper, Log: c.shim.log,
+		UID: int(c.options.IoUID), GID: int(c.options.IoGID), Reaper: c.shim.reaper, Log: c.shim.log, Gone: p.orphaned,
 	})
 	if err != nil {
 		return fmt.Errorf("open streams of %s: %w", p.name(), err)

@@ -58,11 +58,15 @@ func (s *Shim) kill(ctx context.Context, r *wire.Kill) error {
 	if unborn {
 		return errs.New(errs.FailedPrecondition, "process %s has not been started", p.name())
 	}
-	if r.ExecID != "" {
-		t.Group, r.All = nil, false // only the exec itself
-	}
 	if r.Signal > 64 {
 		return errs.New(errs.InvalidArgument, "signal %d is not valid", r.Signal)
+	}
+	if r.ExecID != "" {
+		t.Group = nil // only the exec itself, and with all what it has started
+		if r.All && p.signalGroup(syscall.Signal(r.Signal)) {
+			return nil
+		}
+		r.All = false
 	}
 	return c.runtime.Kill(ctx, t, syscall.Signal(r.Signal), r.All)
 }

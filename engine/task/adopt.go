@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/berthd/berth/base/errs"
@@ -22,6 +23,10 @@ const (
 func (t *Tasks) Adopt(ctx context.Context) error {
 	rows, err := store.Get(ctx, t.store.In(store.Scope{}), func(tx *store.Tx) ([]store.Task, error) { return tx.AllTasks() })
 	if err != nil {
+		return err
+	}
+	// What execs of an earlier daemon left: their shims have ended them.
+	if err := os.RemoveAll(t.ioDir()); err != nil {
 		return err
 	}
 	slots := make(chan struct{}, adopters)

@@ -196,3 +196,27 @@ func ReceiveFile(conn *os.File) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fds[0]), string(name[:n])), nil
 }
+
+// SendFile gives a peer a file descriptor over conn (SCM_RIGHTS), with a name that
+// must not be empty. The file stays the caller's to close.
+func SendFile(conn *os.File, name string, f *os.File) error {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	fc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sysErr, sendErr error
+	err = fc.Control(func(ffd uintptr) {
+		sendErr = rc.Write(func(fd uintptr) bool {
+			sysErr = unix.Sendmsg(int(fd), []byte(name), unix.UnixRights(int(ffd)), nil, unix.MSG_NOSIGNAL)
+			return sysErr != unix.EAGAIN && sysErr != unix.EINTR
+		})
+	})
+	if err := errors.Join(err, sendErr, sysErr); err != nil {
+		return fmt.Errorf("send file descriptor: %w", err)
+	}
+	return nil
+}

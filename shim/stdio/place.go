@@ -21,8 +21,10 @@ import (
 //	file:///path            file to append to, made if missing
 //	binary:///path?k=v      a logger program with the arguments k v
 //	binary-v2:///path?k=v   the same, and it must say that it is ready
-//	log:///path?max-line=N&max-size=N&max-files=N   CRI log file, written by us
+//	log:///path?max-line=N&max-size=N&max-files=N   CRI log file, written by us;
+//	                        without a path only attach clients see the output
 //	attach:?once=1          stdin from attach clients, where stdout is log:
+//	pass:///path            open files that the daemon hands over at this socket
 type place struct {
 	text   string
 	scheme string
@@ -47,7 +49,13 @@ func parsePlace(text string) (place, error) {
 	switch p.scheme {
 	case "attach":
 		return p, nil
-	case "fifo", "file", "binary", "binary-v2", "log":
+	case "log":
+		if p.path == "" && u.Opaque == "" && u.Host == "" {
+			return p, nil // no file: only attach clients see the output
+		}
+	}
+	switch p.scheme {
+	case "fifo", "file", "binary", "binary-v2", "log", "pass":
 		if !filepath.IsAbs(p.path) {
 			return p, errs.New(errs.InvalidArgument, "stdio address %q has no absolute path", text)
 		}

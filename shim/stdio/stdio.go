@@ -32,6 +32,9 @@ type Config struct {
 	UID, GID  int    // owner of the pipes
 	Reaper    *child.Reaper
 	Log       func(message string)
+	// Gone is told, at most once, that the daemon that handed over the streams has
+	// left. It must not wait for the Stdio.
+	Gone func()
 }
 
 // Stdio is the streams of one process:
@@ -45,6 +48,7 @@ type Stdio struct {
 	logger  *logger
 	log     *crilog.Log
 	hub     *hub
+	passed  *passed
 	copiers []*copier
 	wg      sync.WaitGroup
 	exited  chan struct{}
@@ -69,7 +73,10 @@ type output struct {
 // Open opens the places and makes the pipes.
 func Open(ctx context.Context, c Config) (*Stdio, error) {
 	s := &Stdio{config: c, exited: make(chan struct{})}
-	err := s.openOutputs(ctx)
+	err := s.openPassed(ctx)
+	if err == nil {
+		err = s.openOutputs(ctx)
+	}
 	if err == nil {
 		err = s.openInput()
 	}
@@ -101,6 +108,10 @@ func (s *Stdio) openOutputs(ctx context.Context) error {
 	shared := map[string]*sharedFile{}
 	for i, p := range []place{stdout, stderr} {
 		if p.scheme == "" {
+			continue
+		}
+		if p.scheme == "pass" {
+			s.takeOutput(i)
 			continue
 		}
 		dst, err := s.openSink(p, []string{"stdout", "stderr"}[i], shared)
@@ -146,47 +157,6 @@ func (s *Stdio) openSink(p place, stream string, shared map[string]*sharedFile) 
 	return nil, errs.New(errs.InvalidArgument, "%s cannot go to %q", stream, p.text)
 }
 
-// openLog opens the log for the first stream that names it, and with it the attach
-// socket.
-func (s *Stdio) openLog(p place, stream string) (sink, error) {
-	if s.log == nil {
-		c, err := p.logConfig()
-		if err != nil {
-			return nil, err
-		}
-		if s.log, err = crilog.Open(c); err != nil {
-			return nil, err
-		}
-		s.log.Changed = func(err error, lines uint64) {
-			if err != nil {
-				s.config.Log(fmt.Sprintf("log of %s: lines are lost: %v", s.config.ID, err))
-				return
-			}
-			s.config.Log(fmt.Sprintf("log of %s: is written again, %d lines were lost", s.config.ID, lines))
-		}
-		if s.hub, err = openHub(s); err != nil {
-			return nil, err
-		}
-	} else if s.config.Stdout != s.config.Stderr {
-		return nil, errs.New(errs.InvalidArgument, "stdout and stderr go to different logs")
-	}
-	return &logSink{s.log.Stream(stream), s.hub, stream == "stderr"}, nil
-}
-
-// logSink writes to the log, then to whoever is attached.
-type logSink struct {
-	stream *crilog.Stream
-	hub    *hub
-	stderr bool
-}
-
-func (l *logSink) Write(p []byte) {
-	l.stream.Write(p)
-	l.hub.output(l.stderr, p)
-}
-
-func (l *logSink) Close() { l.stream.Close() }
-
 func (s *Stdio) openInput() error {
 	p, err := parsePlace(s.config.Stdin)
 	if err != nil || p.scheme == "" {
@@ -196,6 +166,9 @@ func (s *Stdio) openInput() error {
 	case p.scheme == "attach" && s.hub == nil:
 		return errs.New(errs.InvalidArgument, "stdin from attach clients needs a log as stdout")
 	case p.scheme == "attach":
+	case p.scheme == "pass":
+		s.takeInput()
+		return nil
 	case p.scheme == "fifo":
 		// The other end is held open so that a client that leaves does not end stdin.
 		if s.in, err = openFIFO(p.path, unix.O_RDONLY); err != nil {
@@ -308,6 +281,9 @@ func (s *Stdio) endStdin() {
 		return
 	}
 	_, _ = console.Write([]byte{4})
+	if s.passed != nil {
+		return // its client may still want the output; we are told when it leaves
+	}
 	t := time.NewTimer(hangUpAfter)
 	defer t.Stop()
 	select {
@@ -432,6 +408,9 @@ func (s *Stdio) Close() {
 		return
 	}
 	s.closed = true
+	if s.passed != nil {
+		s.passed.close()
+	}
 	files := s.files
 	for _, f := range []*os.File{s.held, s.stdin} {
 		if f != nil {
