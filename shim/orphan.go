@@ -14,9 +14,9 @@ import (
 // after it was hung up on.
 const orphanGrace = 3 * time.Second
 
-// orphaned ends an exec for which nobody is left: the daemon that had handed over
-// its streams died or gave it up. It is hung up on, as by a terminal; what has
-// asked to outlive that (nohup) does, but not the exec itself.
+// orphaned is told that the daemon that had handed over the streams of an exec has
+// died or given it up. A dead exec is forgotten. A living one is hung up on, as by a
+// terminal; what has asked to outlive that (nohup) does, but not the exec itself.
 func (p *process) orphaned() {
 	c := p.c
 	c.mu.Lock()
@@ -28,7 +28,7 @@ func (p *process) orphaned() {
 	c.mu.Unlock()
 	if stopped {
 		// owner: Delete of the container waits for it through c.finished
-		go func() { defer c.finished.Done(); c.forget(p) }()
+		go func() { defer c.finished.Done(); c.forget(p); c.shim.quiet.work() }()
 		return
 	}
 	p.signalGroup(syscall.SIGHUP)

@@ -67,6 +67,9 @@ func (t *Tasks) adopt(ctx context.Context, task *Task) {
 
 // reconnect reaches the shim of a task and reports whether the task is there.
 func (t *Tasks) reconnect(ctx context.Context, task *Task) bool {
+	if err := t.followShim(task); err != nil {
+		t.log.Warn("the log of a shim is not followed", "task", task.key, "error", err)
+	}
 	short, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	u, err := t.connect(short, task, bootstrapOf(task.row.Body))

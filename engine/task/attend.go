@@ -44,7 +44,7 @@ const (
 
 // Attend runs one more process in a container and stays with it to its end:
 //
-//	Exec ─> streams are handed over ─> Start ─> copy … ─> exit ─> last output ─> Delete
+//	Exec ─> streams are handed over ─> Start ─> copy … ─> exit ─> last output ─> forget
 //
 // When ctx ends first, the process is ended; with it, if the shim is ours, its process
 // group. The error then wraps the cause of ctx. A process that ended in time, but
@@ -121,7 +121,12 @@ func (a *attending) wait(outer, ctx context.Context) (Exit, error) {
 	cause := context.Cause(ctx)
 	a.fail(nil)
 	<-resized
-	a.forget(ctx)
+	if !a.ends.passed() {
+		a.tasks.wg.Add(1)
+		// owner: Close waits for it through wg. Stock shims take seconds for it where
+		// children hold the streams.
+		go func() { defer a.tasks.wg.Done(); a.forget(ctx) }()
+	}
 	switch {
 	case err != nil && late:
 		return exit, errors.Join(cause, err)
@@ -163,8 +168,8 @@ func (a *attending) signal(ctx context.Context, sig syscall.Signal) error {
 	return a.api.Kill(ctx, a.id, uint32(sig), a.ends.passed())
 }
 
-// forget has the shim forget the process. Where that fails the end of the streams
-// does it, or the end of the container.
+// forget has the shim forget the process; the end of the container does it, too. Our
+// own shim forgets a process that has run when the streams are closed.
 func (a *attending) forget(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTime)
 	defer cancel()

@@ -67,6 +67,9 @@ func (t *Tasks) make(ctx context.Context, v store.Scoped, task *Task, c store.Co
 	if err := t.makeBundle(task.key, c.Spec); err != nil {
 		return 0, err
 	}
+	if err := t.followShim(task); err != nil {
+		return 0, err
+	}
 	failpoint.Here("task.bundle")
 	b, err := t.startShim(ctx, task, r)
 	if err != nil {

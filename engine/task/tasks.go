@@ -53,6 +53,8 @@ type Task struct {
 	row store.Task // body and state change only under Tasks.names
 	use *Use       // nil until it is adopted, and after it was lost
 
+	shimLog func() // ends the copying of its shim's log; nil if there is none
+
 	settled chan struct{} // closed when a task found at start was adopted or given up
 	gone    chan struct{} // closed when the task has been removed
 	exit    shim.Exit     // set before gone is closed, if the shim was lost
@@ -116,5 +118,9 @@ func (t *Tasks) forget(task *Task) {
 	if t.mu.tasks[task.key] == task {
 		delete(t.mu.tasks, task.key)
 		close(task.gone)
+	}
+	if task.shimLog != nil {
+		task.shimLog()
+		task.shimLog = nil
 	}
 }
