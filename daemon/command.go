@@ -21,7 +21,8 @@ var (
 
 // Command is `berth daemon`.
 func Command() *cobra.Command {
-	var file, root, state, address, level string
+	var file string
+	var o config.Override
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon in the foreground",
@@ -31,45 +32,63 @@ Several daemons can run side by side: give each its own --root, --state and --ad
 Containers go on when the daemon stops, and are found again when it starts.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(file)
+			load := func() (config.Config, error) { return config.Load(file, o) }
+			cfg, err := load()
 			if err != nil {
 				return err
 			}
-			for _, o := range []struct{ flag, to *string }{{&root, &cfg.Root}, {&state, &cfg.State}, {&address, &cfg.GRPC.Address}, {&level, &cfg.Debug.Level}} {
-				if *o.flag != "" {
-					*o.to = *o.flag
-				}
-			}
-			log, err := logger(cfg.Debug.Level)
+			var level slog.LevelVar
+			log, err := logger(cfg.Debug, &level)
 			if err != nil {
 				return err
+			}
+			for _, n := range cfg.Notes {
+				log.Warn("configuration", "problem", n)
+			}
+			for _, d := range cfg.Deprecations {
+				log.Warn("configuration", "deprecated", d.Message)
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return Run(ctx, cfg, log)
+			return Run(ctx, Setup{Config: cfg, Load: load, Log: log, Level: &level})
 		},
 	}
 	f := cmd.Flags()
 	f.StringVarP(&file, "config", "c", "", "configuration `file` (default "+config.DefaultFile+", if it is there)")
-	f.StringVar(&root, "root", "", "`directory` of what lasts (default "+config.DefaultRoot+")")
-	f.StringVar(&state, "state", "", "`directory` of what a reboot may clear (default "+config.DefaultState+")")
-	f.StringVarP(&address, "address", "a", "", "`path` of the socket (default "+config.DefaultAddress+")")
-	f.StringVarP(&level, "log-level", "l", "", "debug, info, warn or error (default info)")
+	f.StringVar(&o.Root, "root", "", "`directory` of what lasts (default "+config.DefaultRoot+")")
+	f.StringVar(&o.State, "state", "", "`directory` of what a reboot may clear (default "+config.DefaultState+")")
+	f.StringVarP(&o.Address, "address", "a", "", "`path` of the socket (default "+config.DefaultAddress+")")
+	f.StringVarP(&o.Level, "log-level", "l", "", "debug, info, warn or error (default info)")
 	return cmd
 }
 
-func logger(level string) (*slog.Logger, error) {
-	var l slog.Level
-	switch strings.ToLower(level) {
+// logger writes to stderr; its level can change later.
+func logger(d config.Debug, level *slog.LevelVar) (*slog.Logger, error) {
+	l, err := levelOf(d.Level)
+	if err != nil {
+		return nil, err
+	}
+	level.Set(l)
+	opts := &slog.HandlerOptions{Level: level}
+	if d.Format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+}
+
+func levelOf(name string) (l slog.Level, err error) {
+	switch strings.ToLower(name) {
 	case "":
 	case "trace":
 		l = slog.LevelDebug
+	case "warning":
+		l = slog.LevelWarn
 	case "fatal", "panic":
 		l = slog.LevelError
 	default:
-		if err := l.UnmarshalText([]byte(level)); err != nil {
-			return nil, fmt.Errorf("log level %q: use debug, info, warn or error", level)
+		if err := l.UnmarshalText([]byte(name)); err != nil {
+			return l, fmt.Errorf("log level %q: use debug, info, warn or error", name)
 		}
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+	return l, nil
 }

@@ -7,9 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
@@ -28,6 +26,7 @@ import (
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
@@ -35,36 +34,41 @@ import (
 	"github.com/berthd/berth/server/containerd"
 )
 
-// maxMessage is the largest message either way, in bytes: containerd's default.
-const maxMessage = 16 << 20
-
 // stopTime is how long requests may go on after the daemon was told to stop.
 const stopTime = 10 * time.Second
 
+// Setup is what Run is given.
+type Setup struct {
+	Config config.Config
+	Load   func() (config.Config, error) // reads the files again, on SIGHUP
+	Log    *slog.Logger
+	Level  *slog.LevelVar // of Log
+}
+
 // Run is the daemon: it returns when ctx ends and everything is put down, or when
 // it cannot start. Containers and their shims live on.
-func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+func Run(ctx context.Context, s Setup) error {
 	start := time.Now()
+	cfg, log := s.Config, s.Log
+	if err := ourselves(cfg, log); err != nil {
+		return err
+	}
 	p, err := wire(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
-	api := p.register()
 	shims, err := p.shimServer()
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
-	l, err := listen(cfg.GRPC.Address)
+	open, err := p.sockets()
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
-	tl, err := listen(cfg.GRPC.Address + ".ttrpc")
-	if err != nil {
-		return errors.Join(err, l.Close(), p.close())
-	}
 	if err := p.tasks.Adopt(ctx); err != nil {
-		return errors.Join(err, l.Close(), tl.Close(), p.close())
+		return errors.Join(err, open.close(), p.close())
 	}
+	api := p.register(cfg.Plugins.GRPC.MaxRecv, cfg.Plugins.GRPC.MaxSend, nil)
 	run, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -78,15 +82,22 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 			}
 		}()
 	}
-	serve("serve "+cfg.GRPC.Address, func() error { return api.Serve(l) })
-	serve("serve "+cfg.GRPC.Address+".ttrpc", func() error { return ignoreClosed(shims.Serve(run, tl)) })
+	serve("serve "+cfg.Plugins.GRPC.Address, func() error { return api.Serve(open.api) })
+	serve("serve "+cfg.TTRPCAddress(), func() error { return ignoreClosed(shims.Serve(run, open.shims)) })
+	tcp := api
+	if open.tcp != nil {
+		tcp = p.register(cfg.Plugins.TCP.MaxRecv, cfg.Plugins.TCP.MaxSend, open.trust)
+		serve("serve "+cfg.Plugins.TCP.Address, func() error { return tcp.Serve(open.tcp) })
+	}
 	serve("collect garbage", func() error { return p.collect.Run(run) })
-	log.Info("ready", "version", Version, "address", cfg.GRPC.Address, "root", cfg.Root, "elapsed", time.Since(start).Round(time.Microsecond))
+	serve("reload the configuration", func() error { return p.reloads(run, s) })
+	log.Info("ready", "version", Version, "address", cfg.Plugins.GRPC.Address, "root", cfg.Root, "elapsed", time.Since(start).Round(time.Microsecond))
 	notify("READY=1")
 
 	<-run.Done()
 	notify("STOPPING=1")
 	stopAPI(api)
+	tcp.Stop()
 	err = shims.Close()
 	wg.Wait()
 	err = errors.Join(err, p.close())
@@ -111,8 +122,9 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-func (p *parts) register() *grpc.Server {
-	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+// register makes a server of all APIs; recv and send bound messages, in bytes.
+func (p *parts) register(recv, send int, creds credentials.TransportCredentials) *grpc.Server {
+	s := grpc.NewServer(grpc.MaxRecvMsgSize(recv), grpc.MaxSendMsgSize(send), grpc.Creds(creds),
 		grpc.ChainUnaryInterceptor(containerd.UnaryErrors), grpc.ChainStreamInterceptor(containerd.StreamErrors))
 	namespacesapi.RegisterNamespacesServer(s, containerd.Namespaces{Store: p.store})
 	imagesapi.RegisterImagesServer(s, containerd.Images{Store: p.store, GC: p.collect})
@@ -122,7 +134,7 @@ func (p *parts) register() *grpc.Server {
 	snapshotsapi.RegisterSnapshotsServer(s, containerd.Snapshots{Store: p.store, GC: p.collect})
 	tasksapi.RegisterTasksServer(s, containerd.Tasks{Store: p.store, Tasks: p.tasks})
 	eventsapi.RegisterEventsServer(s, containerd.Events{Exchange: p.exchange})
-	introspectionapi.RegisterIntrospectionServer(s, containerd.Introspection{UUID: p.uuid, Parts: p.plugins})
+	introspectionapi.RegisterIntrospectionServer(s, containerd.Introspection{UUID: p.uuid, Parts: p.plugins, Warnings: p.warnings})
 	versionapi.RegisterVersionServer(s, containerd.Version{Text: Version, Revision: Revision})
 	diffapi.RegisterDiffServer(s, containerd.Diff{Store: p.store, Images: p.images})
 	streams := containerd.NewStreams()
@@ -140,27 +152,6 @@ func (p *parts) shimServer() (*ttrpc.Server, error) {
 	}
 	ttrpcapi.RegisterTTRPCEventsService(s, containerd.ShimEvents{Exchange: p.exchange})
 	return s, nil
-}
-
-// listen makes a socket that only root may use. A socket file that nobody serves
-// is left by a dead daemon and replaced; the root's lock has shown that none lives.
-func listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return nil, err
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: another daemon serves it; give this one its own --address", path), c.Close())
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	old := syscall.Umask(0o177)
-	defer syscall.Umask(old)
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	return l, nil
 }
 
 // notify tells systemd how far the daemon is (sd_notify(3)).

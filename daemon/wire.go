@@ -41,7 +41,13 @@ type parts struct {
 	shims    *task.Shims
 	tasks    *task.Tasks
 	plugins  []containerd.Plugin
+	warnings []containerd.Warning
 	uuid     string
+
+	// changed are called with a configuration that was read again, each for its part;
+	// none of them may fail.
+	changed []func(config.Config)
+	live    []string // the keys that they take over, besides those of reload.go
 }
 
 // wire builds the daemon. Each part names the plugin that clients of the API see
@@ -52,6 +58,9 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return nil, err
 		}
+	}
+	for _, d := range cfg.Deprecations {
+		p.warnings = append(p.warnings, containerd.Warning{ID: d.ID, Message: d.Message, Last: time.Now()})
 	}
 	p.exchange = event.New()
 	p.plugin("event.v1", "exchange")
@@ -74,19 +83,26 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	p.plugin("metadata.v1", "bolt")
 	p.plugin("lease.v1", "manager")
 
-	p.collect = gc.New(gc.Config{Delay: 500 * time.Millisecond, Interval: 5 * time.Minute}, p.store, log)
+	p.collect = gc.New(gc.Config{Delay: 500 * time.Millisecond, Interval: cfg.Berth.GCInterval.Std()}, p.store, log)
 	p.plugin("gc.v1", "scheduler")
 
-	p.registry = registry.New(registry.Config{HostsDirs: registry.DefaultHostsDirs, UserAgent: "berth/" + Version, Logger: log})
+	dirs, credentials, err := registries(cfg)
+	if err != nil {
+		return nil, errors.Join(err, p.store.Close())
+	}
+	p.registry = registry.New(registry.Config{HostsDirs: dirs, CredentialFiles: credentials, UserAgent: "berth/" + Version, Logger: log})
+	verifier := cfg.Plugins.Verifier
 	p.images = image.New(image.Config{
-		Store: p.store, Registry: p.registry, GC: p.collect, Snapshotter: "overlayfs", Log: log,
-		Verifiers: image.Verifiers{Dir: "/opt/containerd/image-verifier/bin", Most: 10, Limit: 10 * time.Second},
+		Store: p.store, Registry: p.registry, GC: p.collect, Snapshotter: cfg.Plugins.Images.Snapshotter, Log: log,
+		Downloads: cfg.Plugins.Transfer.Downloads, Uploads: cfg.Plugins.Transfer.Uploads,
+		Verifiers: image.Verifiers{Dir: verifier.BinDir, Most: verifier.Most, Limit: verifier.Timeout.Std()},
 	})
 	p.plugin("transfer.v1", "local")
 	p.plugin("image-verifier.v1", "bindir")
 
 	launcher, err := shim.NewLauncher(shim.Config{
-		GRPCAddress: cfg.GRPC.Address, TTRPCAddress: cfg.GRPC.Address + ".ttrpc", SocketDir: socketDir(cfg.State), Version: Version, Log: log,
+		GRPCAddress: cfg.Plugins.GRPC.Address, TTRPCAddress: cfg.TTRPCAddress(), SocketDir: socketDir(cfg), OwnBinary: cfg.Berth.Shim,
+		Env: cfg.Plugins.Shim.Env, Debug: cfg.Debug.Level == "debug" || cfg.Debug.Level == "trace", Version: Version, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, p.store.Close())
@@ -105,8 +121,12 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 // socketDir is where shims put their sockets: below the state, unless that is so
 // deep that a socket's path would be too long (sun_path of unix(7), 108 bytes with
 // the final zero). The names are hashes that tell daemons apart.
-func socketDir(state string) string {
+func socketDir(cfg config.Config) string {
 	const hash = 64
+	if dir := cfg.Plugins.Shim.SocketDir; dir != "" {
+		return dir
+	}
+	state := cfg.State
 	if dir := filepath.Join(state, "s"); len(dir)+1+hash < 108 {
 		return dir
 	}
@@ -130,14 +150,29 @@ func (p *parts) drivers() (map[string]snapshot.Driver, error) {
 			pl.Capabilities = append(pl.Capabilities, string(c))
 		}
 	}
-	o, err := overlay.New(filepath.Join(p.cfg.Root, "overlayfs"))
-	add("overlayfs", o, err)
-	n, err := native.New(filepath.Join(p.cfg.Root, "native"))
-	add("native", n, err)
+	set := p.cfg.Plugins
+	if !p.cfg.Off("io.containerd.snapshotter.v1.overlayfs") {
+		o, err := overlay.New(or(set.Overlay.Root, filepath.Join(p.cfg.Root, "overlayfs")), set.Overlay.MountOptions...)
+		add("overlayfs", o, err)
+	}
+	if !p.cfg.Off("io.containerd.snapshotter.v1.native") {
+		n, err := native.New(or(set.Native.Root, filepath.Join(p.cfg.Root, "native")))
+		add("native", n, err)
+	}
 	if len(out) == 0 {
 		return nil, errors.New("no snapshotter works here: see the warnings above")
 	}
+	if name := set.Images.Snapshotter; out[name] == nil {
+		p.log.Error("the default snapshotter is not there: pulls that name none will fail", "name", name, "setting", "io.containerd.cri.v1.images.snapshotter")
+	}
 	return out, nil
+}
+
+func or(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
 }
 
 // plugin adds a part to the list that the API shows. The prefix of all types is

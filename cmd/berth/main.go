@@ -9,5 +9,5 @@ import (
 )
 
 func main() {
-	os.Exit(cli.Main(os.Args[1:], daemon.Command()))
+	os.Exit(cli.Main(os.Args[1:], daemon.Command(), daemon.ConfigCommand()))
 }

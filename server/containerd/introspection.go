@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	api "github.com/containerd/containerd/api/services/introspection/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/filter"
@@ -48,9 +50,17 @@ type RuntimeInfo func(ctx context.Context, runtime string, options *anypb.Any) (
 // Introspection serves containerd.services.introspection.v1.
 type Introspection struct {
 	api.UnimplementedIntrospectionServer
-	UUID    string
-	Parts   []Plugin
-	Runtime RuntimeInfo
+	UUID     string
+	Parts    []Plugin
+	Warnings []Warning
+	Runtime  RuntimeInfo
+}
+
+// Warning is a use of something that will go, as `ctr deprecations list` shows it.
+type Warning struct {
+	ID      string
+	Message string
+	Last    time.Time // when it was last seen
 }
 
 func toPlugin(p Plugin) *api.Plugin {
@@ -89,7 +99,11 @@ func (s Introspection) Server(context.Context, *emptypb.Empty) (*api.ServerRespo
 	if err := syscall.Stat("/proc/self/ns/pid", &st); err != nil {
 		return nil, err
 	}
-	return &api.ServerResponse{UUID: s.UUID, Pid: uint64(os.Getpid()), Pidns: st.Ino}, nil
+	out := &api.ServerResponse{UUID: s.UUID, Pid: uint64(os.Getpid()), Pidns: st.Ino}
+	for _, w := range s.Warnings {
+		out.Deprecations = append(out.Deprecations, &api.DeprecationWarning{ID: w.ID, Message: w.Message, LastOccurrence: timestamppb.New(w.Last)})
+	}
+	return out, nil
 }
 
 // PluginInfo describes one part; for the runtime part it asks the shim.

@@ -79,7 +79,7 @@ func (r *Remote) credential(ctx context.Context, e *endpoint) (Credential, error
 		c = Credential{}
 	}
 	if c.Empty() {
-		c = r.c.stored.Lookup(ctx, e.host, r.ref.Path)
+		c = r.c.credentials().Lookup(ctx, e.host, r.ref.Path)
 	}
 	if c, err = checked(c); err != nil {
 		return Credential{}, err
@@ -95,7 +95,7 @@ func (r *Remote) credentialHint(e *endpoint) string {
 	r.mu.Lock()
 	c, known := r.creds[e.host]
 	r.mu.Unlock()
-	if problem := r.c.stored.Problem(e.host); problem != "" && c.Empty() {
+	if problem := r.c.credentials().Problem(e.host); problem != "" && c.Empty() {
 		return problem
 	}
 	switch {

@@ -97,10 +97,10 @@ type Client struct {
 	pool   *pool
 	health *health
 	auth   *authorizer
-	stored *authfile.Files
 
-	mu    sync.Mutex
-	hosts map[string]*hostsDirs // by colon list: the daemon's own and those of calls
+	mu     sync.Mutex
+	stored *authfile.Files
+	hosts  map[string]*hostsDirs // by colon list: the daemon's own and those of calls
 }
 
 // New makes a client. It opens nothing and starts nothing.
@@ -124,6 +124,20 @@ func New(cfg Config) *Client {
 		stored: authfile.New(cfg.CredentialFiles, cfg.Logger),
 		hosts:  map[string]*hostsDirs{},
 	}
+}
+
+// Reload replaces the places of hosts.toml files and credentials; calls in progress
+// keep the old ones.
+func (c *Client) Reload(hostsDirs string, credentialFiles []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cfg.HostsDirs, c.stored = hostsDirs, authfile.New(credentialFiles, c.log)
+}
+
+func (c *Client) credentials() *authfile.Files {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stored
 }
 
 // Close ends idle connections. Calls in progress go on.
@@ -195,11 +209,11 @@ func (r *Remote) Ref() imageref.Reference { return r.ref }
 
 // hostsFor returns the parsed configuration of one registry host.
 func (c *Client) hostsFor(host, override string) (*hostsConfig, error) {
+	c.mu.Lock()
 	list := override
 	if list == "" {
 		list = c.cfg.HostsDirs
 	}
-	c.mu.Lock()
 	d := c.hosts[list]
 	if d == nil {
 		if len(c.hosts) >= 16 { // overrides come from clients: do not collect them for ever

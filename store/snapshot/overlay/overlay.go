@@ -34,13 +34,13 @@ type Driver struct {
 
 // New opens or makes the driver's directory. It mounts a small overlay there to
 // learn whether and how it works; that it does not is an error of kind
-// FailedPrecondition.
-func New(root string) (*Driver, error) {
+// FailedPrecondition. Options are added to those of every mount, as "volatile".
+func New(root string, options ...string) (*Driver, error) {
 	d, err := dirs.Open(root)
 	if err != nil {
 		return nil, fmt.Errorf("overlay snapshots: %w", err)
 	}
-	f, err := probe(d.Root())
+	f, err := probe(d.Root(), options)
 	if err != nil {
 		return nil, errs.New(errs.FailedPrecondition, "overlay does not work in %s: %w", d.Root(), err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,17 +24,19 @@ type facts struct {
 
 // probe mounts a small overlay below root, because only that tells: file systems
 // without d_type or xattrs, overlay on overlay, and old kernels all fail here.
-func probe(root string) (f facts, err error) {
+func probe(root string, added []string) (f facts, err error) {
 	if f.userns, err = inUserNamespace(); err != nil {
 		return f, err
 	}
 	// index keeps a lock on the upper directory; containerd's clients expect it off.
-	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil {
+	own := func(o string) bool { return strings.HasPrefix(o, "index=") }
+	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil && !slices.ContainsFunc(added, own) {
 		f.options = append(f.options, "index=off")
 	}
 	if f.userns {
 		f.options = append(f.options, "userxattr")
 	}
+	f.options = append(f.options, added...)
 	old, err := filepath.Glob(filepath.Join(root, "probe-*"))
 	if err != nil {
 		return f, err
