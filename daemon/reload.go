@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strconv"
@@ -63,7 +64,6 @@ func (p *parts) reload(s Setup) {
 	for _, n := range next.Notes {
 		p.log.Warn("configuration", "problem", n)
 	}
-	s.Level.Set(level)
 	p.registry.Reload(dirs, files)
 	for _, fn := range p.changed {
 		fn(next)
@@ -77,7 +77,9 @@ func (p *parts) reload(s Setup) {
 		}
 	}
 	p.cfg = next
+	s.Level.Set(min(level, slog.LevelInfo)) // this line is the answer to whoever asked
 	p.log.Info("configuration is read again", "taken", now, "after_restart", later, "files", next.Files)
+	s.Level.Set(level)
 }
 
 func (p *parts) takes(key string) bool {

@@ -94,7 +94,7 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	verifier := cfg.Plugins.Verifier
 	p.images = image.New(image.Config{
 		Store: p.store, Registry: p.registry, GC: p.collect, Snapshotter: cfg.Plugins.Images.Snapshotter, Log: log,
-		Downloads: cfg.Plugins.Transfer.Downloads, Uploads: cfg.Plugins.Transfer.Uploads,
+		Downloads: cfg.Downloads(), Uploads: cfg.Plugins.Transfer.Uploads,
 		Verifiers: image.Verifiers{Dir: verifier.BinDir, Most: verifier.Most, Limit: verifier.Timeout.Std()},
 	})
 	p.plugin("transfer.v1", "local")

@@ -134,6 +134,15 @@ func (c Config) HostsDirs() string {
 	return DefaultHostsDirs // "" is what containerd writes for its default
 }
 
+// Downloads is how many layers one pull fetches at once: transfer's number if it is not
+// the default, else that of the CRI images.
+func (c Config) Downloads() int {
+	if t := c.Plugins.Transfer.Downloads; t != defaultDownloads {
+		return t
+	}
+	return c.Plugins.Images.Downloads
+}
+
 // Override is what the command line says above the files; empty means not said.
 type Override struct{ Root, State, Address, Level string }
 

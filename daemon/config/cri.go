@@ -151,7 +151,7 @@ type KeyPair struct {
 
 func defaultImages() CRIImages {
 	return CRIImages{
-		Snapshotter: "overlayfs", NoAnnotations: true, Downloads: 3, ProgressTimeout: seconds(300), StatsPeriod: 10,
+		Snapshotter: "overlayfs", NoAnnotations: true, Downloads: defaultDownloads, ProgressTimeout: seconds(300), StatsPeriod: 10,
 		Pinned: map[string]string{}, Platforms: map[string]RuntimePlatform{},
 		Registry:   Registry{ConfigPath: DefaultHostsDirs, Headers: map[string][]string{}},
 		Decryption: Decryption{KeyModel: "node"},

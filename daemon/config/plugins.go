@@ -10,6 +10,8 @@ func seconds(n int) Duration { return Duration(time.Duration(n) * time.Second) }
 // maxMessage is the largest gRPC message either way, in bytes: containerd's default.
 const maxMessage = 16 << 20
 
+const defaultDownloads = 3
+
 // Plugins are the settings of the parts; each field's key is containerd's name of the
 // part.
 type Plugins struct {
@@ -224,6 +226,6 @@ func defaultPlugins() Plugins {
 		Diff:     DiffService{Default: []string{"walking"}},
 		Shim:     ShimParts{Env: []string{}},
 		Overlay:  OverlayDriver{MountOptions: []string{}},
-		Transfer: Transfer{Downloads: 3, Uploads: 3, Unpacks: 1, UnpackConfig: []UnpackRule{}},
+		Transfer: Transfer{Downloads: defaultDownloads, Uploads: 3, Unpacks: 1, UnpackConfig: []UnpackRule{}},
 	}
 }
