@@ -65,7 +65,14 @@ func Run(ctx context.Context, s Setup) error {
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
-	if err := p.tasks.Adopt(ctx); err != nil {
+	ends, err := p.podEvents()
+	if err == nil {
+		err = p.tasks.Adopt(ctx)
+	}
+	if err == nil {
+		err = p.pods.Recover(ctx)
+	}
+	if err != nil {
 		return errors.Join(err, open.close(), p.close())
 	}
 	api := p.register(cfg.Plugins.GRPC.MaxRecv, cfg.Plugins.GRPC.MaxSend, nil)
@@ -90,6 +97,10 @@ func Run(ctx context.Context, s Setup) error {
 		serve("serve "+cfg.Plugins.TCP.Address, func() error { return tcp.Serve(open.tcp) })
 	}
 	serve("collect garbage", func() error { return p.collect.Run(run) })
+	serve("follow the ends of containers", func() error { return p.pods.Watch(run, ends) })
+	for _, n := range p.networks {
+		serve("follow network configurations", func() error { return n.Run(run) })
+	}
 	serve("reload the configuration", func() error { return p.reloads(run, s) })
 	log.Info("ready", "version", Version, "address", cfg.Plugins.GRPC.Address, "root", cfg.Root, "elapsed", time.Since(start).Round(time.Microsecond))
 	notify("READY=1")
@@ -140,6 +151,7 @@ func (p *parts) register(recv, send int, creds credentials.TransportCredentials)
 	streams := containerd.NewStreams()
 	streamingapi.RegisterStreamingServer(s, streams)
 	transferapi.RegisterTransferServer(s, containerd.Transfer{Store: p.store, Images: p.images, Streams: streams})
+	p.registerCRI(s)
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	return s
 }

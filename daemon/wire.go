@@ -20,7 +20,9 @@ import (
 	"github.com/berthd/berth/engine/gc"
 	"github.com/berthd/berth/engine/image"
 	"github.com/berthd/berth/engine/image/registry"
+	"github.com/berthd/berth/engine/pod"
 	"github.com/berthd/berth/engine/task"
+	"github.com/berthd/berth/host/cni"
 	"github.com/berthd/berth/host/shim"
 	"github.com/berthd/berth/server/containerd"
 	"github.com/berthd/berth/store"
@@ -40,6 +42,8 @@ type parts struct {
 	images   *image.Images
 	shims    *task.Shims
 	tasks    *task.Tasks
+	networks []*cni.Networks // everybody's, then those of runtime handlers
+	pods     *pod.Pods
 	plugins  []containerd.Plugin
 	warnings []containerd.Warning
 	uuid     string
@@ -111,6 +115,9 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	p.plugin("shim.v1", "manager")
 	p.tasks = task.New(ctx, task.Config{State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: launcher, Shims: p.shims, Log: log})
 	p.plugin("runtime.v2", "task").Exports = map[string]string{"log-uri-schemes": "fifo,binary,binary-v2,file"}
+	if err := p.wirePods(ctx, launcher); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
 
 	if p.uuid, err = p.store.Meta(ctx, "uuid", uuid); err != nil {
 		return nil, errors.Join(err, p.close())
@@ -184,6 +191,9 @@ func (p *parts) plugin(typ, name string) *containerd.Plugin {
 
 func (p *parts) close() error {
 	var all []error
+	if p.pods != nil {
+		all = append(all, p.pods.Close())
+	}
 	if p.tasks != nil {
 		all = append(all, p.shims.Close(), p.tasks.Close())
 	}

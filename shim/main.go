@@ -89,6 +89,9 @@ func (f *flags) run(program string) error {
 	case f.action == "hold":
 		hold()
 		return nil
+	case f.action == "hold-input":
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
 	case f.namespace == "" || f.id == "":
 		return errs.New(errs.InvalidArgument, "-namespace and -id are needed")
 	}

@@ -172,3 +172,15 @@ func (i *Images) Remove(ctx context.Context, v store.Scoped, e Entry) error {
 		return nil
 	})
 }
+
+// Select lists the images that ref means: all if it is empty, none if there is none.
+func (i *Images) Select(ctx context.Context, v store.Scoped, ref string) ([]Entry, error) {
+	if ref == "" {
+		return i.Catalog(ctx, v)
+	}
+	e, ok, err := i.Lookup(ctx, v, ref)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return []Entry{e}, nil
+}

@@ -1,0 +1,147 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/base/errs"
+	"github.com/berthd/berth/base/failpoint"
+	"github.com/berthd/berth/store"
+)
+
+// StopContainer ends a container: its stop signal, the grace time, then SIGKILL.
+// What does not run, or is not there, is no error. A second call while one waits
+// may shorten the wait, and does not send the signal again.
+func (p *Pods) StopContainer(ctx context.Context, ns, id string, grace time.Duration) error {
+	c, err := p.Container(ns, id)
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// A start that is under way is waited for: it would come up behind our back.
+	unlock, err := p.locks.Lock(ctx, "container/"+ns+"/"+c.ID)
+	if err != nil {
+		return fmt.Errorf("stop container %s: another change of it is under way: %w", c.ID, err)
+	}
+	unlock()
+	v := p.scope(ns)
+	gone := p.feed.waitExit(ns, c.ID)
+	defer gone.cancel()
+	if now, err := p.Container(ns, c.ID); err != nil || now.State != store.ContainerRunning {
+		return errs.Ignore(err, errs.NotFound)
+	}
+	if grace > 0 {
+		unlock, first := p.stops.TryLock(ns + "/" + c.ID)
+		if first {
+			defer unlock()
+			if err := p.tasks.Kill(ctx, v, c.ID, "", uint32(c.StopSignal), false); err != nil && !over(err) {
+				return fmt.Errorf("stop container %s: %w", c.ID, err)
+			}
+		}
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		select {
+		case <-gone.done:
+			return nil
+		case <-t.C:
+		case <-ctx.Done():
+			return fmt.Errorf("stop container %s: it does not end by signal %d: %w", c.ID, c.StopSignal, context.Cause(ctx))
+		}
+	}
+	return p.killContainer(ctx, c, gone.done)
+}
+
+// over reports an error that means that the process has ended already.
+func over(err error) bool { return errs.Is(err, errs.NotFound) }
+
+// killContainer kills all of a container and waits until its end is in its row.
+func (p *Pods) killContainer(ctx context.Context, c *Container, gone <-chan struct{}) error {
+	err := p.tasks.Kill(ctx, p.scope(c.Namespace), c.ID, "", uint32(syscall.SIGKILL), true)
+	if err != nil && !over(err) {
+		return fmt.Errorf("kill container %s: %w", c.ID, err)
+	}
+	if over(err) {
+		// No event may be coming for a task that is gone: look for ourselves.
+		p.settle(context.WithoutCancel(ctx), c)
+	}
+	t := time.NewTimer(stopTime)
+	defer t.Stop()
+	select {
+	case <-gone:
+		return nil
+	case <-t.C:
+		return errs.New(errs.Unavailable, "container %s (pid %d) was killed %s ago and still runs: a process in it is stuck in the kernel, or its shim hangs", c.ID, c.Pid, stopTime)
+	case <-ctx.Done():
+		return fmt.Errorf("container %s was killed and has not ended yet: %w", c.ID, context.Cause(ctx))
+	}
+}
+
+// RemoveContainer takes a container away, by force if it runs. What is not there is
+// no error.
+func (p *Pods) RemoveContainer(ctx context.Context, ns, id string) error {
+	c, err := p.Container(ns, id)
+	if err != nil {
+		return errs.Ignore(err, errs.NotFound)
+	}
+	if c.State == store.ContainerRunning {
+		if err := p.StopContainer(ctx, ns, c.ID, 0); err != nil {
+			return err
+		}
+	}
+	err = p.change(ctx, ns, c.ID, "remove", func(c *Container) error { return p.removeContainer(ctx, c) })
+	return errs.Ignore(err, errs.NotFound)
+}
+
+// removeContainer is the one way down for a container, half made or whole. It goes
+// through all steps; the row stays in state removing while anything remains.
+func (p *Pods) removeContainer(ctx context.Context, c *Container) error {
+	next := *c
+	next.State = store.ContainerRemoving
+	if _, err := p.putContainer(ctx, next); err != nil {
+		return err
+	}
+	failpoint.Here("container.remove.written")
+	if err := errors.Join(p.endTask(ctx, c), p.removeContainerFiles(c)); err != nil {
+		return err
+	}
+	failpoint.Here("container.remove.task")
+	err := p.scope(c.Namespace).Update(ctx, func(tx *store.Tx) error {
+		all := []error{errs.Ignore(tx.DeleteContainer(c.ID), errs.NotFound), errs.Ignore(tx.RemoveSnapshot(c.Snapshot, c.ID), errs.NotFound)}
+		for n, m := range c.Config.GetMounts() {
+			if m.GetImage().GetImage() != "" {
+				all = append(all, errs.Ignore(tx.RemoveSnapshot(c.Snapshot, imageSnapshot(c, n)), errs.NotFound))
+			}
+		}
+		return errors.Join(append(all, tx.DeletePodContainer(c.ID))...)
+	})
+	if err != nil {
+		return err
+	}
+	p.cfg.GC.Soon()
+	p.forgetContainer(key{c.Namespace, c.ID})
+	if c.State != store.ContainerCreating {
+		p.feed.container(cri.ContainerEventType_CONTAINER_DELETED_EVENT, c)
+	}
+	return nil
+}
+
+// containerDir holds what a container's mounts need; it follows from the id.
+func (p *Pods) containerDir(c *Container) string {
+	return filepath.Join(p.cfg.Root, "pods", c.ID)
+}
+
+func (p *Pods) removeContainerFiles(c *Container) error {
+	if err := detachBelow(p.containerDir(c)); err != nil {
+		return fmt.Errorf("mounts of container %s: %w", c.ID, err)
+	}
+	return os.RemoveAll(p.containerDir(c))
+}
