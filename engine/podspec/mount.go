@@ -51,6 +51,9 @@ func bind(dst, src string, options ...string) specs.Mount {
 // belongs to a namespace can be mounted only by that namespace's own root.
 func (b *building) baseMounts() []specs.Mount {
 	out := slices.Clone(b.s.Mounts)
+	if b.mapped() && b.pod.IPC == "" && !b.host.IsDir("/dev/mqueue") {
+		out = slices.DeleteFunc(out, func(m specs.Mount) bool { return m.Type == "mqueue" })
+	}
 	for i, m := range out {
 		switch {
 		case m.Type == "sysfs" && b.mapped() && b.pod.Net == "":

@@ -6,7 +6,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/host/seccomp"
+	"github.com/berthd/berth/host/userdb"
 )
 
 // oomSandbox is the OOM score adjustment of a process that holds a pod: the kernel
@@ -61,6 +63,11 @@ func (b *building) sandboxUser() error {
 	}}}, b.c.Image)
 	if err != nil {
 		return err
+	}
+	for what, id := range map[string]int64{"run_as_user": sec.GetRunAsUser().GetValue(), "run_as_group": sec.GetRunAsGroup().GetValue()} {
+		if id < 0 || id > userdb.MaxID {
+			return errs.New(errs.InvalidArgument, "%s %d is not between 0 and %d", what, id, userdb.MaxID)
+		}
 	}
 	u := &b.s.Process.User
 	u.UID, u.GID, u.AdditionalGids = uint32(sec.GetRunAsUser().GetValue()), uint32(sec.GetRunAsGroup().GetValue()), ask.Groups
