@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/grpc"
@@ -22,6 +23,9 @@ import (
 
 // wirePods builds what a kubelet needs on top of tasks and images.
 func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
+	if p.cfg.Off(criPlugin) {
+		return nil
+	}
 	cfg := p.cfg.Plugins.Runtime
 	host, err := podspec.Probe(p.log)
 	if err != nil {
@@ -37,7 +41,7 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	p.plugin("sandbox.controller.v1", "podsandbox")
 	handlers := map[string]*pod.Handler{}
 	for name, r := range cfg.Containerd.Runtimes {
-		if handlers[name], err = p.handler(ctx, launcher, r, owner); err != nil {
+		if handlers[name], err = p.handler(ctx, launcher, name, r, owner); err != nil {
 			return fmt.Errorf("runtime %q: %w", name, err)
 		}
 	}
@@ -45,7 +49,7 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	p.pods = pod.New(ctx, pod.Config{
 		Root: p.cfg.Root, State: p.cfg.State, GC: p.collect, Store: p.store, Tasks: p.tasks, Sandbox: box, Images: p.images, Exchange: p.exchange,
 		Networks: p.networks[0], CNIDir: cfg.CNI.ConfDir, CNITemplate: cfg.CNI.Template, Owner: owner, Host: host, Handlers: handlers,
-		MaxLine: max(0, cfg.MaxLogLine), IgnoreVolumes: cfg.IgnoreVolumes, Prefer: cni.IPPreference(cfg.CNI.IPPref), Log: p.log,
+		Warnings: p.podWarnings(), MaxLine: max(0, cfg.MaxLogLine), IgnoreVolumes: cfg.IgnoreVolumes, Prefer: cni.IPPreference(cfg.CNI.IPPref), Log: p.log,
 	})
 	p.plugin("cri.v1", "images")
 	p.plugin("cri.v1", "runtime")
@@ -74,21 +78,27 @@ func specSettings(c config.CRIRuntime) podspec.Settings {
 }
 
 // handler builds one runtime handler.
-func (p *parts) handler(ctx context.Context, launcher *shim.Launcher, r config.Handler, owner cni.Owner) (*pod.Handler, error) {
+func (p *parts) handler(ctx context.Context, launcher *shim.Launcher, name string, r config.Handler, owner cni.Owner) (*pod.Handler, error) {
 	options, err := r.ShimOptions()
 	if err != nil {
 		return nil, err
 	}
-	h := &pod.Handler{Runtime: r.Type, Options: options, Snapshotter: cmp.Or(r.Snapshotter, p.cfg.Plugins.Images.Snapshotter)}
+	h := &pod.Handler{Runtime: r.Type, Options: options, Snapshotter: p.cfg.SnapshotterOf(name)}
 	if r.Path != "" {
 		h.Runtime = r.Path
 	}
-	systemd, _ := r.Options["SystemdCgroup"].(bool)
 	h.Handler = podspec.Handler{
-		Settings: specSettings(p.cfg.Plugins.Runtime), SystemdCgroup: systemd, PodAnnotations: r.PodAnnotations, ContainerAnnotations: r.CtrAnnotations,
+		Settings: specSettings(p.cfg.Plugins.Runtime), PodAnnotations: r.PodAnnotations, ContainerAnnotations: r.CtrAnnotations,
 		NoHostDevices: r.PrivilegedNoDevices, AllowAllDevices: r.PrivilegedAllowed, CgroupWritable: r.CgroupWritable,
 		// What is not runc may have a kernel of its own, which a sandbox container starts.
 		Sandboxed: r.Type != config.RuncType,
+	}
+	if r.Type == config.RuncType {
+		runc, err := r.Runc()
+		if err != nil {
+			return nil, err
+		}
+		h.SystemdCgroup = runc.SystemdCgroup != nil && *runc.SystemdCgroup
 	}
 	if r.BaseSpec != "" {
 		if h.BaseSpec, err = podspec.LoadBase(r.BaseSpec); err != nil {
@@ -116,9 +126,12 @@ func canIDMap(f *features.Features) bool {
 // registerCRI serves the two services of the CRI.
 func (p *parts) registerCRI(s *grpc.Server) {
 	cfg := p.cfg.Plugins
+	if p.pods == nil {
+		return // disabled by the configuration
+	}
 	own := map[string]string{}
-	for name, r := range cfg.Runtime.Containerd.Runtimes {
-		own[name] = cmp.Or(r.Snapshotter, cfg.Images.Platforms[name].Snapshotter, cfg.Images.Snapshotter)
+	for name := range cfg.Runtime.Containerd.Runtimes {
+		own[name] = p.cfg.SnapshotterOf(name)
 	}
 	var pinned []string
 	for name, ref := range cfg.Images.Pinned {
@@ -130,6 +143,65 @@ func (p *parts) registerCRI(s *grpc.Server) {
 	criapi.RegisterImageServiceServer(s, cri.Images{Store: p.store, Images: p.images, Snapshotters: own, PullIdle: cfg.Images.ProgressTimeout.Std(), Pinned: pinned})
 }
 
-// podEvents is subscribed before anything is recovered, so that no end of a
-// container falls between.
-func (p *parts) podEvents() (*event.Subscription, error) { return p.exchange.Subscribe(pod.TaskFilter) }
+// criPlugin is the name by which the configuration disables the CRI.
+const criPlugin = "io.containerd.grpc.v1.cri"
+
+// podWarnings are the deprecations that show in the node's status.
+func (p *parts) podWarnings() []string {
+	var out []string
+	for _, d := range p.cfg.Deprecations {
+		if !slices.Contains(p.cfg.Plugins.Runtime.IgnoreWarnings, d.ID) {
+			out = append(out, d.Message)
+		}
+	}
+	return out
+}
+
+// collectNetworks gives back addresses that no pod has any more: at start what a
+// killed daemon leaked, then now and then.
+func (p *parts) collectNetworks(ctx context.Context) error {
+	for {
+		for _, n := range p.networks {
+			if err := n.GC(ctx, p.pods.Attachments); err != nil && ctx.Err() == nil {
+				p.log.Warn("leftover network attachments", "error", err)
+			}
+		}
+		every := p.cfg.Berth.CNIGCInterval.Std()
+		if every <= 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(every):
+		}
+	}
+}
+
+// servePods runs what follows pods in the background; serve waits for each.
+func (p *parts) servePods(ctx context.Context, ends *event.Subscription, serve func(string, func() error)) {
+	if p.pods == nil {
+		return
+	}
+	serve("follow the ends of containers", func() error { return p.pods.Watch(ctx, ends) })
+	for _, n := range p.networks {
+		serve("follow network configurations", func() error { return n.Run(ctx) })
+	}
+	serve("collect leftover attachments", func() error { return p.collectNetworks(ctx) })
+}
+
+// recoverPods shows the pods of earlier daemons. The ends of containers are
+// subscribed to before, so that none falls between.
+func (p *parts) recoverPods(ctx context.Context) (*event.Subscription, error) {
+	if p.pods == nil {
+		return nil, p.tasks.Adopt(ctx)
+	}
+	ends, err := p.exchange.Subscribe(pod.TaskFilter)
+	if err == nil {
+		err = p.tasks.Adopt(ctx)
+	}
+	if err == nil {
+		err = p.pods.Recover(ctx)
+	}
+	return ends, err
+}

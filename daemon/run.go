@@ -65,13 +65,7 @@ func Run(ctx context.Context, s Setup) error {
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
-	ends, err := p.podEvents()
-	if err == nil {
-		err = p.tasks.Adopt(ctx)
-	}
-	if err == nil {
-		err = p.pods.Recover(ctx)
-	}
+	ends, err := p.recoverPods(ctx)
 	if err != nil {
 		return errors.Join(err, open.close(), p.close())
 	}
@@ -97,10 +91,7 @@ func Run(ctx context.Context, s Setup) error {
 		serve("serve "+cfg.Plugins.TCP.Address, func() error { return tcp.Serve(open.tcp) })
 	}
 	serve("collect garbage", func() error { return p.collect.Run(run) })
-	serve("follow the ends of containers", func() error { return p.pods.Watch(run, ends) })
-	for _, n := range p.networks {
-		serve("follow network configurations", func() error { return n.Run(run) })
-	}
+	p.servePods(run, ends, serve)
 	serve("reload the configuration", func() error { return p.reloads(run, s) })
 	log.Info("ready", "version", Version, "address", cfg.Plugins.GRPC.Address, "root", cfg.Root, "elapsed", time.Since(start).Round(time.Microsecond))
 	notify("READY=1")

@@ -59,7 +59,7 @@ func (p *Pods) Create(ctx context.Context, ns, podID string, config *cri.Contain
 		if err != nil {
 			return "", errors.Join(fmt.Errorf("%s: %w", what, err), p.takeBackContainer(ctx, c))
 		}
-		p.feed.container(cri.ContainerEventType_CONTAINER_CREATED_EVENT, made)
+		p.tellContainer(cri.ContainerEventType_CONTAINER_CREATED_EVENT, made)
 		return made.ID, nil
 	})
 }

@@ -129,7 +129,7 @@ func (p *Pods) finish(ctx context.Context, c Container) {
 	}
 	p.showContainer(&c)
 	p.feed.exit(&c)
-	p.feed.container(cri.ContainerEventType_CONTAINER_STOPPED_EVENT, &c)
+	p.tellContainer(cri.ContainerEventType_CONTAINER_STOPPED_EVENT, &c)
 }
 
 // settle asks a container's shim how the container is, and writes down an end that

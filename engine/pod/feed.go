@@ -17,6 +17,9 @@ type Event struct {
 	Namespace string
 	ID        string // of the container, or of the pod for its own events
 	Pod       string
+
+	PodNow     *Pod // as it was then; nil once it is gone
+	Containers []*Container
 }
 
 // feed hands events to those who listen, and wakes those who wait for a
@@ -75,12 +78,32 @@ func (l *Listener) Next(ctx context.Context) ([]Event, error) {
 	}
 }
 
-func (f *feed) pod(t cri.ContainerEventType, pod *Pod) {
-	f.tell(Event{Type: t, At: time.Now(), Namespace: pod.Namespace, ID: pod.ID, Pod: pod.ID})
+// tellPod tells a change of a pod.
+func (p *Pods) tellPod(t cri.ContainerEventType, pod *Pod) {
+	p.tell(Event{Type: t, At: time.Now(), Namespace: pod.Namespace, ID: pod.ID, Pod: pod.ID, PodNow: pod})
 }
 
-func (f *feed) container(t cri.ContainerEventType, c *Container) {
-	f.tell(Event{Type: t, At: time.Now(), Namespace: c.Namespace, ID: c.ID, Pod: c.Pod})
+// tellContainer tells a change of a container.
+func (p *Pods) tellContainer(t cri.ContainerEventType, c *Container) {
+	p.tell(Event{Type: t, At: time.Now(), Namespace: c.Namespace, ID: c.ID, Pod: c.Pod})
+}
+
+// tell adds the state of the pod to an event, if anybody listens.
+func (p *Pods) tell(e Event) {
+	if !p.feed.heard() {
+		return
+	}
+	if e.PodNow == nil {
+		e.PodNow, _ = p.Pod(e.Namespace, e.Pod) // gone is nil
+	}
+	e.Containers = p.Containers(e.Namespace, e.Pod)
+	p.feed.tell(e)
+}
+
+func (f *feed) heard() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.subs) > 0
 }
 
 func (f *feed) tell(e Event) {

@@ -106,10 +106,13 @@ func (p *Pods) forgetPod(k key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.mu.pods, k)
+	p.rates.forget(k)
 }
 
 func (p *Pods) forgetContainer(k key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.mu.containers, k)
+	p.rates.forget(k)
+	p.sizes.forget(k)
 }

@@ -59,6 +59,7 @@ type Config struct {
 	Handlers    map[string]*Handler // "" is the default
 	MaxLine     int                 // bytes of one log line before it is split; 0: not split
 	Prefer      cni.IPPreference
+	Warnings    []string // that show in the node\'s status
 	// IgnoreVolumes makes no directories for the volumes that images define.
 	IgnoreVolumes bool
 	Log           *slog.Logger
@@ -75,6 +76,8 @@ type Pods struct {
 	ooms  marks       // containers that met their memory limit
 	makes makings     // pods and containers that are being made
 	feed  *feed       // of events, for CRI
+	rates rates       // of processor use
+	sizes sizes       // of containers\' layers
 
 	mu struct {
 		sync.RWMutex

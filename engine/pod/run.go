@@ -102,8 +102,8 @@ func (p *Pods) make(ctx context.Context, m *making, ns, name string, config *cri
 		return "", errors.Join(fmt.Errorf("pod %s: %w", name, err), p.takeBack(ctx, pod))
 	}
 	p.showPod(made)
-	p.feed.pod(cri.ContainerEventType_CONTAINER_CREATED_EVENT, made)
-	p.feed.pod(cri.ContainerEventType_CONTAINER_STARTED_EVENT, made)
+	p.tellPod(cri.ContainerEventType_CONTAINER_CREATED_EVENT, made)
+	p.tellPod(cri.ContainerEventType_CONTAINER_STARTED_EVENT, made)
 	return pod.ID, nil
 }
 

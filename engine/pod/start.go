@@ -83,7 +83,7 @@ func (p *Pods) Start(ctx context.Context, ns, id string) error {
 			return err
 		}
 		p.showContainer(&next)
-		p.feed.container(cri.ContainerEventType_CONTAINER_STARTED_EVENT, &next)
+		p.tellContainer(cri.ContainerEventType_CONTAINER_STARTED_EVENT, &next)
 		return nil
 	})
 }
@@ -126,7 +126,7 @@ func (p *Pods) launch(ctx context.Context, pod *Pod, c *Container, h *Handler) (
 // who is attached.
 func (p *Pods) logURI(c *Container) string {
 	if c.LogPath == "" {
-		return "log:///dev/null"
+		return "log:"
 	}
 	q := url.Values{}
 	if p.cfg.MaxLine > 0 {
@@ -141,7 +141,7 @@ func (p *Pods) startFailed(ctx context.Context, c Container, cause error) error 
 	c.State, c.ExitCode, c.Reason, c.Message, c.FinishedAt = store.ContainerExited, codeStartError, reasonStartError, cause.Error(), time.Now().UTC()
 	next, err := p.putContainer(context.WithoutCancel(ctx), c)
 	if err == nil {
-		p.feed.container(cri.ContainerEventType_CONTAINER_STOPPED_EVENT, next)
+		p.tellContainer(cri.ContainerEventType_CONTAINER_STOPPED_EVENT, next)
 	}
 	return err
 }

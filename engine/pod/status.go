@@ -63,6 +63,12 @@ func (p *Pods) Status(ctx context.Context, verbose bool) (Status, error) {
 		run,
 		{Type: "NetworkReady", OK: net.Ready, Reason: net.Reason, Message: net.Message},
 	}}
+	// The name is containerd's: dashboards look for it.
+	old := Condition{Type: "ContainerdHasNoDeprecationWarnings", OK: len(p.cfg.Warnings) == 0}
+	if !old.OK {
+		old.Reason, old.Message = "ContainerdHasDeprecationWarnings", strings.Join(p.cfg.Warnings, "; ")
+	}
+	st.Conditions = append(st.Conditions, old)
 	for name, h := range p.cfg.Handlers {
 		st.Handlers = append(st.Handlers, HandlerInfo{Name: name, RecursiveReadOnly: h.RecursiveReadOnly, UserNamespaces: h.IDMap})
 	}

@@ -129,7 +129,7 @@ func (p *Pods) removeContainer(ctx context.Context, c *Container) error {
 	p.cfg.GC.Soon()
 	p.forgetContainer(key{c.Namespace, c.ID})
 	if c.State != store.ContainerCreating {
-		p.feed.container(cri.ContainerEventType_CONTAINER_DELETED_EVENT, c)
+		p.tellContainer(cri.ContainerEventType_CONTAINER_DELETED_EVENT, c)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func (p *Pods) stopPod(ctx context.Context, pod *Pod) error {
 	next.Stopped, next.InfraPid = true, 0
 	pod, err := p.putPod(ctx, next)
 	if err == nil {
-		p.feed.pod(cri.ContainerEventType_CONTAINER_STOPPED_EVENT, pod)
+		p.tellPod(cri.ContainerEventType_CONTAINER_STOPPED_EVENT, pod)
 	}
 	return err
 }
@@ -118,7 +118,7 @@ func (p *Pods) Remove(ctx context.Context, ns, id string) error {
 	if err := p.teardown(ctx, pod); err != nil {
 		return fmt.Errorf("remove pod %s: %w", pod.ID, err)
 	}
-	p.feed.pod(cri.ContainerEventType_CONTAINER_DELETED_EVENT, pod)
+	p.tellPod(cri.ContainerEventType_CONTAINER_DELETED_EVENT, pod)
 	return nil
 }
 
