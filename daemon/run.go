@@ -30,6 +30,7 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/daemon/config"
 	"github.com/berthd/berth/server/containerd"
 )
@@ -98,6 +99,7 @@ func Run(ctx context.Context, s Setup) error {
 
 	<-run.Done()
 	notify("STOPPING=1")
+	p.endWaits(errs.New(errs.Unavailable, "the daemon is stopping"))
 	stopAPI(api)
 	tcp.Stop()
 	err = shims.Close()
@@ -127,7 +129,8 @@ func ignoreClosed(err error) error {
 // register makes a server of all APIs; recv and send bound messages, in bytes.
 func (p *parts) register(recv, send int, creds credentials.TransportCredentials) *grpc.Server {
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(recv), grpc.MaxSendMsgSize(send), grpc.Creds(creds),
-		grpc.ChainUnaryInterceptor(containerd.UnaryErrors), grpc.ChainStreamInterceptor(containerd.StreamErrors))
+		grpc.ChainUnaryInterceptor(containerd.UnaryErrors, containerd.UnaryWaits(p.waits)),
+		grpc.ChainStreamInterceptor(containerd.StreamErrors, containerd.StreamWaits(p.waits)))
 	namespacesapi.RegisterNamespacesServer(s, containerd.Namespaces{Store: p.store})
 	imagesapi.RegisterImagesServer(s, containerd.Images{Store: p.store, GC: p.collect})
 	contentapi.RegisterContentServer(s, containerd.Content{Store: p.store, GC: p.collect})

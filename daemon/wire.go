@@ -33,6 +33,8 @@ import (
 
 // parts is everything the daemon is made of, in the order of building.
 type parts struct {
+	waits    context.Context // of requests that wait for something, maybe for ever
+	endWaits context.CancelCauseFunc
 	cfg      config.Config
 	log      *slog.Logger
 	exchange *event.Exchange
@@ -58,6 +60,7 @@ type parts struct {
 // for it.
 func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, error) {
 	p := &parts{cfg: cfg, log: log}
+	p.waits, p.endWaits = context.WithCancelCause(context.WithoutCancel(ctx))
 	for _, d := range []string{cfg.Root, cfg.State} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return nil, err
@@ -190,6 +193,7 @@ func (p *parts) plugin(typ, name string) *containerd.Plugin {
 }
 
 func (p *parts) close() error {
+	p.endWaits(nil)
 	var all []error
 	if p.pods != nil {
 		all = append(all, p.pods.Close())

@@ -49,14 +49,14 @@ func (f *flags) start() error {
 		return err
 	}
 	path := socketPath(params.SocketDir, params.GRPCAddress, f.namespace, spec.group(f.id))
+	address := "unix://" + path
+	// Before there is a socket or a shim: whoever cleans up must be able to find them.
+	if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(address), 0o600); err != nil {
+		return fmt.Errorf("write address: %w", err)
+	}
 	l, err := listenOrJoin(path)
 	if err != nil {
 		return err
-	}
-	address := "unix://" + path
-	// Before there is a shim: a daemon that dies now must be able to find it.
-	if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(address), 0o600); err != nil {
-		return fmt.Errorf("write address: %w", err)
 	}
 	if l != nil {
 		if err := f.launch(bundle, l, params); err != nil {

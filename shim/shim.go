@@ -83,11 +83,13 @@ func (s *Shim) Serve(l ttrpc.Accepter, stopListening func()) error {
 	var err error
 	select {
 	case <-s.ended:
-		// Whoever asked us to end reads the answer first.
+		// First of all, so that a kill from now on leaves no socket behind.
+		stopListening()
+		// Whoever asked us to end reads the answer before the connection ends.
 		time.Sleep(lastAnswer)
 	case err = <-failed:
+		stopListening()
 	}
-	stopListening()
 	server.Close()
 	s.events.close(lastEvents)
 	wg.Wait()

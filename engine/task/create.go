@@ -232,6 +232,9 @@ func (t *Tasks) shutdown(ctx context.Context, task *Task) (last bool, err error)
 	task.use = nil
 	t.mu.Unlock()
 	last, cerr := t.cfg.Shims.Release(u)
+	if last && !task.row.Body.External {
+		cerr = errors.Join(cerr, shim.RemoveDeadSocket(u.Conn.Bootstrap().Address))
+	}
 	return last, errors.Join(err, cerr)
 }
 

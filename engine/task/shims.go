@@ -76,14 +76,14 @@ func (s *Shims) share(address string, lost func()) *Use {
 }
 
 // Release gives up a share; the last closes the connection. It reports whether it
-// was the last.
+// was the last, as is each share of a shim that is dead.
 func (s *Shims) Release(u *Use) (last bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	address := u.Conn.Bootstrap().Address
 	p := s.conns[address]
 	if p == nil || p.conn != u.Conn {
-		return false, nil // it was lost already
+		return true, nil // it was lost already
 	}
 	if delete(p.uses, u); len(p.uses) > 0 {
 		return false, nil

@@ -6,12 +6,16 @@ package shim
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
+	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -76,6 +80,23 @@ func (c *Conn) Done() <-chan struct{} { return c.done }
 
 // Close ends the connection; the shim lives on.
 func (c *Conn) Close() error { return c.call.close() }
+
+// RemoveDeadSocket removes the socket file of a shim that was killed before it
+// could do so itself; one that somebody serves stays.
+func RemoveDeadSocket(address string) error {
+	path, ok := strings.CutPrefix(address, "unix://")
+	if !ok {
+		return nil
+	}
+	nc, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		return nc.Close()
+	}
+	if errors.Is(err, unix.ECONNREFUSED) {
+		return errs.Ignore(os.Remove(path), fs.ErrNotExist)
+	}
+	return nil
+}
 
 // dial connects to an address. Abstract sockets are not used: whoever is in the
 // same network namespace could reach them (CVE-2020-15257).

@@ -190,7 +190,10 @@ func (p *place) run(image, id string) {
 	}
 }
 
-func (p *place) pull(image string) { p.t.Helper(); p.d.MustCtr("images", "pull", "--plain-http", image) }
+func (p *place) pull(image string) {
+	p.t.Helper()
+	p.d.MustCtr("images", "pull", "--plain-http", image)
+}
 
 func (p *place) removeImage(image string) { p.t.Helper(); p.d.MustCtr("images", "rm", "--sync", image) }
 

@@ -34,6 +34,16 @@ func (l *Lab) Daemon(args ...string) *Daemon {
 // to answer.
 func (d *Daemon) Start() time.Duration {
 	d.lab.T.Helper()
+	took, alive := d.TryStart()
+	if !alive {
+		d.lab.T.Fatalf("the daemon ended:\n%s", d.Log)
+	}
+	return took
+}
+
+// TryStart is Start of a daemon that may die before it answers.
+func (d *Daemon) TryStart() (took time.Duration, alive bool) {
+	d.lab.T.Helper()
 	args := append([]string{"daemon", "--root", d.Root, "--state", d.State, "--address", d.Socket}, d.args...)
 	cmd := exec.Command(filepath.Join(d.lab.Bin, "berth"), args...)
 	cmd.Env = append(os.Environ(), d.Env...)
@@ -42,7 +52,7 @@ func (d *Daemon) Start() time.Duration {
 	Until(d.lab.T, 20*time.Second, "the daemon answers", func() bool {
 		select {
 		case <-d.Done():
-			d.lab.T.Fatalf("the daemon ended:\n%s", d.Log)
+			return true
 		default:
 		}
 		c, err := net.Dial("unix", d.Socket)
@@ -50,14 +60,18 @@ func (d *Daemon) Start() time.Duration {
 			return false
 		}
 		_ = c.Close()
+		alive = true
 		return true
 	})
-	took := time.Since(begin)
+	took = time.Since(begin)
+	if !alive {
+		return took, false
+	}
 	p := d.Process
 	d.lab.Ledger().serve(d.Socket, p.Done())
 	d.learn(p)
 	d.lab.T.Cleanup(func() { d.audit(p) })
-	return took
+	return took, true
 }
 
 // Environ makes clients talk to this daemon.
