@@ -32,10 +32,14 @@ func (s *Store) Collect(ctx context.Context) (Collected, error) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
 	start := time.Now()
-	s.touched.start()
+	all := s.In(Scope{})
+	// In a transaction, because what one touched before this must be in the picture
+	// that the mark reads: it is committed with this one or earlier.
+	if err := all.Update(ctx, func(*Tx) error { s.touched.start(); return nil }); err != nil {
+		return Collected{}, err
+	}
 	defer s.touched.stop()
 
-	all := s.In(Scope{})
 	g, err := Get(ctx, all, func(tx *Tx) (*graph, error) { return tx.loadGraph() })
 	if err != nil {
 		return Collected{}, err

@@ -458,3 +458,31 @@ func TestCommitSpeed(t *testing.T) {
 	}
 	t.Logf("%v a commit", time.Since(start)/500)
 }
+
+// TestPromiseFlushes: a promise writes to the log even if it changes no row of its
+// own, for without that SQLite would flush nothing of what came before.
+func TestPromiseFlushes(t *testing.T) {
+	root := t.TempDir()
+	f := open(t, root, "b1")
+	f.put(t, Scope{Namespace: "n"}, "x", nil)
+	size := func() int64 {
+		st, err := os.Stat(filepath.Join(root, "berth.db-wal"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	before := size()
+	if err := f.In(Scope{}).Update(t.Context(), func(*Tx) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got := size(); got != before {
+		t.Fatalf("an update that changes nothing wrote %d bytes", got-before)
+	}
+	if err := f.In(Scope{}).Promise(t.Context(), func(*Tx) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if size() == before {
+		t.Fatal("a promise wrote nothing, so it flushed nothing")
+	}
+}

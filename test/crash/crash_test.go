@@ -66,6 +66,10 @@ func newPlace(t *testing.T, bin string) *place {
 	if bin != "" {
 		l.Bin = bin
 	}
+	return placeIn(t, l)
+}
+
+func placeIn(t *testing.T, l *lab.Lab) *place {
 	reg := l.Registry()
 	p := &place{Lab: l, t: t, busybox: reg.Host + "/library/busybox:latest", layered: reg.Host + "/library/layered:latest"}
 	oci := filepath.Join(l.Dir, "oci")
@@ -213,8 +217,9 @@ func duration(fn func()) time.Duration {
 	return time.Since(begin)
 }
 
-func (p *place) client(args ...string) {
+// client runs ctr, which may be cut off.
+func (p *place) client(args ...string) error {
 	cmd := exec.Command(lab.Tool(p.t, "ctr"), args...)
 	cmd.Env = append(os.Environ(), p.d.Environ()...)
-	_ = cmd.Run() // it is cut off
+	return cmd.Run()
 }

@@ -146,7 +146,7 @@ func TestKillShimAtRandom(t *testing.T) {
 		after := moment(r, takes)
 		done := make(chan struct{})
 		// owner: this loop waits for done below.
-		go func() { defer close(done); p.client("run", "--rm", p.busybox, id, "echo", "it works") }()
+		go func() { defer close(done); _ = p.client("run", "--rm", p.busybox, id, "echo", "it works") }()
 		time.Sleep(after)
 		p.killShims()
 		select {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthd/berth/test/lab"
 )
@@ -41,7 +42,7 @@ func points(t *testing.T) []string {
 }
 
 // ofPods are the areas of failpoints that only pods come by.
-var ofPods = regexp.MustCompile(`^(cni|netns|pod|sandbox)\.`)
+var ofPods = regexp.MustCompile(`^(cni|container|netns|pod|sandbox)\.`)
 
 // TestFailpoints kills the daemon at every failpoint while an image and two
 // containers live their lives, and lives them again.
@@ -92,12 +93,19 @@ func TestFailpoints(t *testing.T) {
 // liveUntilDeath runs commands until the daemon is dead.
 func (p *place) liveUntilDeath(life [][]string) bool {
 	for _, args := range life {
-		p.client(args...)
+		if p.client(args...) == nil {
+			continue
+		}
 		select {
 		case <-p.d.Done():
 			return true
-		default:
+		case <-time.After(time.Second): // it failed for another reason
 		}
 	}
-	return false
+	select {
+	case <-p.d.Done():
+		return true
+	default:
+		return false
+	}
 }

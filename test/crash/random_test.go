@@ -20,7 +20,7 @@ func TestKillInPull(t *testing.T) {
 	id := p.Name("whole")
 	for n := range rounds(t) {
 		after := moment(r, takes)
-		p.interrupt(after, func() { p.client("images", "pull", "--plain-http", p.layered) })
+		p.interrupt(after, func() { _ = p.client("images", "pull", "--plain-http", p.layered) })
 		p.restart()
 		p.pull(p.layered)
 		if n%5 == 0 {
@@ -44,7 +44,7 @@ func TestKillInRun(t *testing.T) {
 	takes := duration(func() { p.run(p.busybox, id) })
 	for n := range rounds(t) {
 		after := moment(r, takes)
-		p.interrupt(after, func() { p.client("run", "--rm", p.busybox, id, "echo", "it works") })
+		p.interrupt(after, func() { _ = p.client("run", "--rm", p.busybox, id, "echo", "it works") })
 		p.restart()
 		p.giveUp(id)
 		p.nothing(true)
@@ -63,9 +63,9 @@ func TestKillInRemove(t *testing.T) {
 	p.pull(p.busybox)
 	id := p.Name("remove")
 	remove := func() {
-		p.client("tasks", "rm", "-f", id)
-		p.client("containers", "rm", id)
-		p.client("images", "rm", "--sync", p.busybox)
+		_ = p.client("tasks", "rm", "-f", id)
+		_ = p.client("containers", "rm", id)
+		_ = p.client("images", "rm", "--sync", p.busybox)
 	}
 	start := func() { p.d.MustCtr("run", "-d", p.busybox, id, "sleep", "1000") }
 	start()

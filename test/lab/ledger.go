@@ -25,11 +25,12 @@ type Ledger struct {
 	t   testing.TB
 	dir string
 
-	mu     sync.Mutex
-	names  map[string]bool
-	ipam   map[string]bool // directories of host-local, one file an address
-	before map[string]bool // what bore such a name already when it was owned
-	served map[string]int  // sockets of daemons that run
+	mu      sync.Mutex
+	names   map[string]bool
+	ipam    map[string]bool // directories of host-local, one file an address
+	mounted map[string]bool // by the test itself
+	before  map[string]bool // what bore such a name already when it was owned
+	served  map[string]int  // sockets of daemons that run
 }
 
 // settle is how long what is being taken down may still be there at the end.
@@ -46,7 +47,7 @@ func (l *Lab) Ledger() *Ledger {
 // NewLedger begins a ledger of what refers to dir. It is compared when the test
 // ends, and what is left is reported, and then ended or removed.
 func NewLedger(t testing.TB, dir string) *Ledger {
-	g := &Ledger{t: t, dir: dir, names: map[string]bool{}, ipam: map[string]bool{}, before: map[string]bool{}, served: map[string]int{}}
+	g := &Ledger{t: t, dir: dir, names: map[string]bool{}, ipam: map[string]bool{}, before: map[string]bool{}, served: map[string]int{}, mounted: map[string]bool{}}
 	t.Cleanup(func() {
 		for _, l := range g.Wait(settle) {
 			t.Errorf("left behind: %s", l)
@@ -70,6 +71,14 @@ func (g *Ledger) Own(names ...string) {
 			g.before[l.String()] = true
 		}
 	}
+}
+
+// Mounted says that the test itself has mounted something at target, and will
+// unmount it.
+func (g *Ledger) Mounted(target string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mounted[target] = true
 }
 
 // OwnIPAM says that a directory of host-local holds this test's addresses only.
@@ -262,7 +271,7 @@ func isNameByte(c byte) bool {
 func (g *Ledger) mounts() []Leftover {
 	var out []Leftover
 	for _, m := range mountTable("self") {
-		if g.refers(m.line) {
+		if g.refers(m.line) && !g.mounted[m.target] {
 			kind := "mount"
 			if m.fs == "nsfs" {
 				kind = "netns"

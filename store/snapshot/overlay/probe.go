@@ -50,16 +50,24 @@ func probe(root string, added []string) (f facts, err error) {
 		}
 	}
 	dir, err := os.MkdirTemp(root, "probe-")
-	if err != nil {
-		return f, err
+	if err == nil {
+		defer func() { err = errors.Join(err, tree.RemovePath(dir)) }()
+		err = try(dir, f.options, nil)
 	}
-	defer func() { err = errors.Join(err, tree.RemovePath(dir)) }()
-	if err := try(dir, f.options, nil); err != nil {
+	if full(err) {
+		// Nothing can be tried, and to go without overlay until the next start would
+		// be worse: what is there must be usable, if only to make room.
+		f.remap = !f.userns
+		return f, nil
+	}
+	if err != nil {
 		return f, err
 	}
 	f.remap = !f.userns && try(dir, f.options, []string{"uidmap=0:65536:65536", "gidmap=0:65536:65536"}) == nil
 	return f, nil
 }
+
+func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // try mounts two layers and an upper directory and looks for a whiteout's effect.
 func try(dir string, options, ids []string) (err error) {
