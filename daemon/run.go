@@ -93,6 +93,7 @@ func Run(ctx context.Context, s Setup) error {
 	}
 	serve("collect garbage", func() error { return p.collect.Run(run) })
 	p.servePods(run, ends, serve)
+	serve("keep containers running", func() error { return p.keeper.Run(run) })
 	serve("reload the configuration", func() error { return p.reloads(run, s) })
 	log.Info("ready", "version", Version, "address", cfg.Plugins.GRPC.Address, "root", cfg.Root, "elapsed", time.Since(start).Round(time.Microsecond))
 	notify("READY=1")

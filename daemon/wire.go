@@ -21,6 +21,7 @@ import (
 	"github.com/berthd/berth/engine/image"
 	"github.com/berthd/berth/engine/image/registry"
 	"github.com/berthd/berth/engine/pod"
+	"github.com/berthd/berth/engine/restart"
 	"github.com/berthd/berth/engine/task"
 	"github.com/berthd/berth/host/cni"
 	"github.com/berthd/berth/host/shim"
@@ -46,6 +47,7 @@ type parts struct {
 	tasks    *task.Tasks
 	networks []*cni.Networks // everybody's, then those of runtime handlers
 	pods     *pod.Pods
+	keeper   *restart.Keeper
 	plugins  []containerd.Plugin
 	warnings []containerd.Warning
 	uuid     string
@@ -121,6 +123,12 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	if err := p.wirePods(ctx, launcher); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
+
+	p.keeper = restart.New(restart.Config{
+		Store: p.store, Tasks: p.tasks, Exchange: p.exchange, GC: p.collect, Dirs: filepath.Join(cfg.Root, "containers"),
+		Interval: cfg.Plugins.Restart.Interval.Std(), Log: log,
+	})
+	p.plugin("monitor.container.v1", "restart").Capabilities = restart.Policies
 
 	if p.uuid, err = p.store.Meta(ctx, "uuid", uuid); err != nil {
 		return nil, errors.Join(err, p.close())

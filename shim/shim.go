@@ -43,6 +43,7 @@ type Shim struct {
 	starting chan struct{} // execs on their way
 	ended    chan struct{}
 	endOnce  func()
+	deaf     func() // stops listening
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -56,8 +57,11 @@ func New(c Config) *Shim {
 	s := &Shim{
 		config: c, reaper: c.Reaper, log: c.Log, events: newPublisher(c.EventAddress, c.Namespace, c.Log),
 		starting: make(chan struct{}, maxStarting), ended: make(chan struct{}), containers: map[string]*container{},
+		deaf: func() {},
 	}
-	s.endOnce = sync.OnceFunc(func() { close(s.ended) })
+	// Deaf first: once an end is answered nobody may join a shim that ends, and a kill
+	// from then on leaves no socket behind.
+	s.endOnce = sync.OnceFunc(func() { s.deaf(); close(s.ended) })
 	return s
 }
 
@@ -66,6 +70,9 @@ const lastEvents = 3 * time.Second
 
 // Serve answers the connections of l until the shim is shut down or forgotten.
 func (s *Shim) Serve(l ttrpc.Accepter, stopListening func()) error {
+	s.mu.Lock()
+	s.deaf = sync.OnceFunc(stopListening)
+	s.mu.Unlock()
 	server := &ttrpc.Server{Find: s.find, Edge: s.edge, Panicked: func(trace []byte) { s.log(string(trace)) }}
 	var wg sync.WaitGroup
 	wg.Add(2)
@@ -83,13 +90,11 @@ func (s *Shim) Serve(l ttrpc.Accepter, stopListening func()) error {
 	var err error
 	select {
 	case <-s.ended:
-		// First of all, so that a kill from now on leaves no socket behind.
-		stopListening()
 		// Whoever asked us to end reads the answer before the connection ends.
 		time.Sleep(lastAnswer)
 	case err = <-failed:
-		stopListening()
 	}
+	s.deaf()
 	server.Close()
 	s.events.close(lastEvents)
 	wg.Wait()

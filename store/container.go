@@ -1,6 +1,8 @@
 package store
 
 import (
+	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/berthd/berth/base/errs"
@@ -164,4 +166,17 @@ func (tx *Tx) DeleteContainer(cid string) error {
 	}
 	tx.emit("/containers/delete", ContainerDelete{cid})
 	return tx.exec(`DELETE FROM container WHERE ns = ? AND id = ?`, tx.scope.Namespace, cid)
+}
+
+// Owner names a container of some namespace.
+type Owner struct{ Namespace, ID string }
+
+// ContainersWith lists the containers of every namespace that have a label.
+func (tx *Tx) ContainersWith(key string) ([]Owner, error) {
+	name, err := json.Marshal(key)
+	if err != nil {
+		return nil, fmt.Errorf("label %q: %w", key, err)
+	}
+	return many(tx, func(s scanner) (o Owner, err error) { return o, s.Scan(&o.Namespace, &o.ID) },
+		`SELECT ns, id FROM container WHERE instr(labels, ?)`, string(name)+":")
 }

@@ -39,6 +39,22 @@ const (
 	SnapshotUpperPath = "containerd.io/snapshot/overlay.upperdir"
 )
 
+// Keys of the restart monitor.
+const (
+	RestartStatus  = "containerd.io/restart.status"             // running or stopped: what is wanted
+	RestartPolicy  = "containerd.io/restart.policy"             // no, always, unless-stopped, on-failure[:N]
+	RestartCount   = "containerd.io/restart.count"              // written by the daemon
+	RestartStopped = "containerd.io/restart.explicitly-stopped" // true: by a person
+	RestartLog     = "containerd.io/restart.loguri"             // where output goes after a restart
+)
+
+// Keys of containers that `berth run` makes.
+const (
+	Stdin      = "berth.dev/stdin"       // of the task, when it is started again
+	AutoRemove = "berth.dev/auto-remove" // true: the container goes when its process has ended
+	Dir        = "berth.dev/dir"         // directory that goes with it
+)
+
 // Keys of leases that berth makes for itself: which work it is, and which run of
 // the daemon does it. A lease of an earlier run is left over.
 const (

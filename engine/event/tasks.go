@@ -63,3 +63,18 @@ func (e Envelope) TaskOOM() (container string, ok bool) {
 	}
 	return m.GetContainerID(), true
 }
+
+// ContainerOf reads out of an event of a task or a container whose it is.
+func (e Envelope) ContainerOf() (string, bool) {
+	m, err := e.Event.UnmarshalNew()
+	if err != nil {
+		return "", false
+	}
+	switch m := m.(type) {
+	case interface{ GetContainerID() string }:
+		return m.GetContainerID(), true
+	case interface{ GetID() string }:
+		return m.GetID(), true
+	}
+	return "", false
+}
