@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go/features"
@@ -77,6 +79,13 @@ func specSettings(c config.CRIRuntime) podspec.Settings {
 	return s
 }
 
+// ownKernel reports a runtime that needs a container to start a pod's kernel in: any
+// foreign shim may, and gVisor's runsc does, run by our own.
+func ownKernel(r config.Handler) bool {
+	binary, _ := r.Options["BinaryName"].(string)
+	return r.Type != config.RuncType || strings.HasPrefix(filepath.Base(binary), "runsc")
+}
+
 // handler builds one runtime handler.
 func (p *parts) handler(ctx context.Context, launcher *shim.Launcher, name string, r config.Handler, owner cni.Owner) (*pod.Handler, error) {
 	options, err := r.ShimOptions()
@@ -90,8 +99,7 @@ func (p *parts) handler(ctx context.Context, launcher *shim.Launcher, name strin
 	h.Handler = podspec.Handler{
 		Settings: specSettings(p.cfg.Plugins.Runtime), PodAnnotations: r.PodAnnotations, ContainerAnnotations: r.CtrAnnotations,
 		NoHostDevices: r.PrivilegedNoDevices, AllowAllDevices: r.PrivilegedAllowed, CgroupWritable: r.CgroupWritable,
-		// What is not runc may have a kernel of its own, which a sandbox container starts.
-		Sandboxed: r.Type != config.RuncType,
+		Sandboxed: ownKernel(r),
 	}
 	if r.Type == config.RuncType {
 		runc, err := r.Runc()

@@ -130,7 +130,9 @@ func (c *container) openStdio(ctx context.Context, p *process) error {
 // its streams are copied.
 func (p *process) begin(s oci.Started) error {
 	if err := p.stdio.Started(s.Console); err != nil {
-		_ = syscall.Kill(s.Pid, syscall.SIGKILL)
+		if s.Exit == nil {
+			_ = syscall.Kill(s.Pid, syscall.SIGKILL)
+		}
 		return err
 	}
 	p.c.mu.Lock()
@@ -139,8 +141,21 @@ func (p *process) begin(s oci.Started) error {
 		p.pidfd = fd
 	}
 	p.c.mu.Unlock()
-	p.c.shim.reaper.Claim(s.Pid, p.died)
+	if s.Exit == nil {
+		p.c.shim.reaper.Claim(s.Pid, p.died)
+		return nil
+	}
+	p.c.finished.Add(1)
+	// owner: Delete of the container waits for it through c.finished
+	go func() { defer p.c.finished.Done(); p.died(<-s.Exit) }()
 	return nil
+}
+
+// guest says that the container's processes are in a kernel of their own, where
+// only the runtime reaches them.
+func (c *container) guest() bool {
+	_, yes := c.runtime.(interface{ Guest() })
+	return yes
 }
 
 // died takes the exit from the reaper.
@@ -281,9 +296,9 @@ func (c *container) process(execID string) (*process, error) {
 
 // watch finds the container's cgroup and watches it for want of memory. A
 // container without a group of its own lives on unwatched.
-func (c *container) watch(pid int) {
-	g, err := cgroup.System.Of(pid)
-	if errs.Is(err, errs.NotFound) {
+func (c *container) watch(s oci.Started) {
+	g, err := cgroup.System.Of(s.Pid)
+	if errs.Is(err, errs.NotFound) || s.Exit != nil {
 		g, err = cgroup.System.FromSpec(c.spec.Linux.CgroupsPath, c.id, c.options.SystemdCgroup)
 	}
 	if err != nil {

@@ -97,8 +97,8 @@ func (c *container) make(ctx context.Context, run bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	c.watch(started.Pid)
-	if err := c.settings(started.Pid).write(c.bundle); err != nil {
+	c.watch(started)
+	if err := c.settings(own(started)).write(c.bundle); err != nil {
 		if started.Console != nil {
 			_ = started.Console.Close()
 		}
@@ -114,6 +114,15 @@ func (c *container) make(ctx context.Context, run bool) (int, error) {
 	}
 	c.shim.quiet.work()
 	return started.Pid, nil
+}
+
+// own is the pid that may be killed to end the container: 0 if it is a sandbox's,
+// which others share.
+func own(s oci.Started) int {
+	if s.Exit != nil {
+		return 0
+	}
+	return s.Pid
 }
 
 func (c *container) mount() error {

@@ -12,6 +12,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/host/child"
 	"github.com/berthd/berth/host/runc"
+	"github.com/berthd/berth/host/runsc"
 	"github.com/berthd/berth/shim/wire"
 )
 
@@ -125,14 +126,17 @@ func runtimeName(program string) string {
 // the options the runtime keeps its state in the bundle: there it cannot collide
 // with that of another daemon, and it goes when the bundle goes.
 func newRuntime(s settings, bundle, namespace string, r *child.Reaper) Runtime {
-	root := filepath.Join(bundle, "runtime-state")
+	c := runc.Config{Binary: s.Runtime, SystemdCgroup: s.SystemdCgroup, NoPivotRoot: s.NoPivotRoot, NoNewKeyring: s.NoNewKeyring}
 	if s.Root != "" {
-		root = filepath.Join(s.Root, namespace)
+		c.Root = filepath.Join(s.Root, namespace)
 	}
-	return runc.New(runc.Config{
-		Binary: s.Runtime, Root: root, SystemdCgroup: s.SystemdCgroup,
-		NoPivotRoot: s.NoPivotRoot, NoNewKeyring: s.NoNewKeyring,
-	}, r)
+	if runsc.Is(s.Runtime) {
+		return runsc.New(c, bundle, r)
+	}
+	if c.Root == "" {
+		c.Root = filepath.Join(bundle, "runtime-state")
+	}
+	return runc.New(c, r)
 }
 
 // info prints what the runtime can do. The runtime's options may come on stdin.

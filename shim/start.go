@@ -98,7 +98,7 @@ func (c *container) startRestored(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("restore container %s: %w", c.id, err)
 	}
-	c.watch(started.Pid)
+	c.watch(started)
 	if err := c.settings(started.Pid).write(c.bundle); err != nil {
 		c.shim.log("container " + c.id + ": " + err.Error())
 	}

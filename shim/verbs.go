@@ -62,8 +62,8 @@ func (s *Shim) kill(ctx context.Context, r *wire.Kill) error {
 		return errs.New(errs.InvalidArgument, "signal %d is not valid", r.Signal)
 	}
 	if r.ExecID != "" {
-		t.Group = nil // only the exec itself, and with all what it has started
-		if r.All && p.signalGroup(syscall.Signal(r.Signal)) {
+		t.Group, t.ExecID = nil, r.ExecID // only the exec itself, and with all what it has started
+		if r.All && !c.guest() && p.signalGroup(syscall.Signal(r.Signal)) {
 			return nil
 		}
 		r.All = false

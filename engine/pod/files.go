@@ -153,30 +153,11 @@ func resolvConf(c *cri.PodSandboxConfig) (string, error) {
 // removeFiles takes the pod's directory away; what is still mounted in it first.
 func (p *Pods) removeFiles(id string) error {
 	dir := p.dir(id)
-	if err := detachBelow(dir); err != nil {
+	if err := mount.DetachBelow(dir); err != nil {
 		return fmt.Errorf("files of pod %s: %w", id, err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("files of pod %s: %w", id, err)
-	}
-	return nil
-}
-
-// detachBelow unmounts all that is mounted below a directory.
-func detachBelow(dir string) error {
-	if _, err := os.Lstat(dir); err != nil {
-		return errs.Ignore(err, fs.ErrNotExist) // and so nothing below it
-	}
-	points, err := mount.Points(dir)
-	if err != nil {
-		return err
-	}
-	slices.Sort(points)
-	slices.Reverse(points) // what is inside before what it is in
-	for _, m := range points {
-		if err := mount.Detach(m); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/failpoint"
+	"github.com/berthd/berth/host/mount"
 	"github.com/berthd/berth/store"
 )
 
@@ -140,7 +141,7 @@ func (p *Pods) containerDir(c *Container) string {
 }
 
 func (p *Pods) removeContainerFiles(c *Container) error {
-	if err := detachBelow(p.containerDir(c)); err != nil {
+	if err := mount.DetachBelow(p.containerDir(c)); err != nil {
 		return fmt.Errorf("mounts of container %s: %w", c.ID, err)
 	}
 	return os.RemoveAll(p.containerDir(c))

@@ -8,9 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/berthd/berth/base/errs"
+	"github.com/berthd/berth/host/mount"
 	"github.com/berthd/berth/store"
 )
 
@@ -80,14 +79,8 @@ func mappedRoot(spec []byte) (int, bool) {
 func (t *Tasks) removeBundle(k key) error {
 	dir := t.bundle(k)
 	rootfs := filepath.Join(dir, "rootfs")
-	for {
-		err := unix.Unmount(rootfs, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", rootfs, err)
-		}
+	if err := mount.DetachBelow(dir); err != nil {
+		return fmt.Errorf("bundle of task %q: %w", k.id, err)
 	}
 	if err := errs.Ignore(os.Remove(rootfs), fs.ErrNotExist); err != nil {
 		// Not empty: something wrote into it while nothing was mounted there.

@@ -5,7 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/failpoint"
@@ -201,7 +207,29 @@ func (t *Tasks) endShim(ctx context.Context, task *Task) (shim.Exit, error) {
 	if task.row.Body.External || task.row.Boot != t.store.BootID() {
 		return exit, nil
 	}
-	return t.cfg.Launcher.Delete(ctx, t.params(task))
+	end, err := t.cfg.Launcher.Delete(ctx, t.params(task))
+	if err != nil && !t.livesOn(task.key) {
+		// Some shims cannot clean up after what they never finished making.
+		t.log.Warn("a shim does not clean up; nothing of the container lives, so its files go", "task", task.key, "error", err)
+		return exit, nil
+	}
+	return end, err
+}
+
+// livesOn reports whether a process that shims note in the bundle is alive: the
+// container's first, or the shim itself.
+func (t *Tasks) livesOn(k key) bool {
+	for _, name := range []string{"init.pid", "shim.pid"} {
+		text, err := os.ReadFile(filepath.Join(t.bundle(k), name))
+		if err != nil {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err == nil && pid > 0 && unix.Kill(pid, 0) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // deleteByForce kills and deletes a container whose shim answers.

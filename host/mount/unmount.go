@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +29,26 @@ func Unmount(target string) error { return unmount(target, 0) }
 // Detach is Unmount for a mount that is in use: it is taken out of sight now and
 // ends when its last user does. What is mounted below it goes too.
 func Detach(target string) error { return unmount(target, unix.MNT_DETACH) }
+
+// DetachBelow detaches all that is mounted on a directory and in it, what is inside
+// before what it is in.
+func DetachBelow(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil // the mount table need not be read
+	}
+	points, err := Points(dir)
+	if err != nil {
+		return err
+	}
+	slices.Sort(points)
+	slices.Reverse(points)
+	for _, p := range points {
+		if err := Detach(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func unmount(target string, flags int) error {
 	const step = 20 * time.Millisecond

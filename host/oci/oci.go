@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/berthd/berth/host/cgroup"
+	"github.com/berthd/berth/host/child"
 )
 
 // Stdio is what a process gets as its first three files; nil is /dev/null. With a
@@ -30,6 +31,7 @@ type Exec struct {
 	Process  []byte // OCI process as JSON
 	Terminal bool
 	Stdio    Stdio
+	More     []string // arguments that only this runtime knows
 }
 
 // Started is what came of it.
@@ -37,14 +39,19 @@ type Started struct {
 	Pid int
 	// Console is the terminal's master, not blocking, if a terminal was asked for.
 	Console *os.File
+	// Exit tells the end of a process that is none of this machine's, as one in the
+	// kernel of a sandbox; Pid is the sandbox's then. Nil for our own child.
+	Exit <-chan child.Exit
 }
 
 // Target is a container whose processes are to be signalled, listed or frozen.
 type Target struct {
-	ID    string
-	Pid   int
-	PidFD *os.File      // of the first process; nil if it had died before
-	Group *cgroup.Group // nil if it has none of its own
+	ID string
+	// ExecID says that only this exec is meant, whose pid and pidfd are given.
+	ExecID string
+	Pid    int
+	PidFD  *os.File      // of the first process; nil if it had died before
+	Group  *cgroup.Group // nil if it has none of its own
 	// SharesPIDs says that it has no pid namespace of its own, so that the kernel
 	// does not kill the others when the first process dies.
 	SharesPIDs bool

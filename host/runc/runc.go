@@ -94,7 +94,7 @@ func (r *Runtime) Exec(ctx context.Context, e oci.Exec) (oci.Started, error) {
 	if err := os.WriteFile(files[0], spec, 0o600); err != nil {
 		return oci.Started{}, fmt.Errorf("write spec of exec %s: %w", e.ExecID, err)
 	}
-	args := []string{"exec", "--process", files[0], "--detach", "--pid-file", files[1]}
+	args := append([]string{"exec", "--process", files[0], "--detach", "--pid-file", files[1]}, e.More...)
 	call := call{bundle: e.Bundle, log: filepath.Base(files[2]), id: e.ID, args: args, stdio: e.Stdio}
 	return r.start(ctx, call, "OCI runtime exec failed", files[1], e.Terminal, e.ExecID+".tty")
 }
@@ -220,17 +220,7 @@ func checkpointArgs(c oci.Checkpoint) []string {
 
 // Features is the runtime's OCI features document, as JSON.
 func (r *Runtime) Features(ctx context.Context) ([]byte, error) {
-	out, err := memfile("features", nil)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = out.Close() }()
-	c := call{args: []string{"features"}, keepStderr: true}
-	c.stdio.Stdout = out
-	if err := r.run(ctx, c); err != nil {
-		return nil, fmt.Errorf("ask %s for its features: %w", r.config.Binary, err)
-	}
-	data, err := io.ReadAll(io.NewSectionReader(out, 0, 1<<20))
+	data, err := r.Output(ctx, Verb{Args: []string{"features"}})
 	if err == nil && !json.Valid(data) {
 		err = errors.New("it printed no JSON")
 	}
@@ -240,12 +230,41 @@ func (r *Runtime) Features(ctx context.Context) ([]byte, error) {
 	return bytes.TrimSpace(data), nil
 }
 
+// Verb is one call of a program that knows more than runc does.
+type Verb struct {
+	Bundle string // working directory; the log goes there
+	ID     string // of the container
+	Args   []string
+	After  []string // arguments that follow the id
+	Stdio  oci.Stdio
+}
+
+// Verb runs it. Without a Stderr the program's words go into the error.
+func (r *Runtime) Verb(ctx context.Context, v Verb) error {
+	return r.run(ctx, call{bundle: v.Bundle, id: v.ID, args: v.Args, after: v.After, stdio: v.Stdio, keepStderr: v.Stdio.Stderr == nil})
+}
+
+// Output runs a verb and returns what it printed.
+func (r *Runtime) Output(ctx context.Context, v Verb) ([]byte, error) {
+	out, err := memfile("output", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = out.Close() }()
+	v.Stdio.Stdout = out
+	if err := r.Verb(ctx, v); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.NewSectionReader(out, 0, 1<<20))
+}
+
 // call is one start of the program.
 type call struct {
 	bundle     string // working directory, so that short names reach into it
 	log        string // file in the bundle
-	id         string // last argument
+	id         string // follows the arguments
 	args       []string
+	after      []string // follow the id
 	stdio      oci.Stdio
 	keepStderr bool // for the message, where the container does not get it
 }
@@ -277,6 +296,7 @@ func (r *Runtime) run(ctx context.Context, c call) error {
 	if c.id != "" {
 		args = append(args, c.id)
 	}
+	args = append(args, c.after...)
 	var said *os.File
 	if c.keepStderr {
 		if said, err = memfile("stderr", nil); err != nil {
