@@ -30,18 +30,18 @@ func (b *building) classOf(own, domain string) string {
 
 func (b *building) classes() error {
 	if class := b.classOf(annotationRDT, domainRDT); class != "" {
-		if err := b.SetRDT(class); err != nil {
+		if err := b.setRDT(class); err != nil {
 			return err
 		}
 	}
 	if class := b.classOf(annotationBlockIO, domainBlockIO); class != "" {
-		return b.SetBlockIO(class)
+		return b.setBlockIO(class)
 	}
 	return nil
 }
 
-// SetRDT puts the container into a class of resctrl.
-func (b *building) SetRDT(class string) error {
+// setRDT puts the container into a class of resctrl.
+func (b *building) setRDT(class string) error {
 	if b.host.RDT == nil {
 		if b.h.Settings.IgnoreRDTDisabled {
 			return nil
@@ -55,8 +55,8 @@ func (b *building) SetRDT(class string) error {
 	return nil
 }
 
-// SetBlockIO gives the container the parameters of a class.
-func (b *building) SetBlockIO(class string) error {
+// setBlockIO gives the container the parameters of a class.
+func (b *building) setBlockIO(class string) error {
 	if b.host.BlockIO == nil {
 		if b.h.Settings.IgnoreBlockIODisabled {
 			return nil

@@ -1,6 +1,7 @@
 package podspec
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -124,20 +125,10 @@ func Merge(s *specs.Spec, r *specs.LinuxResources) {
 		to.CPU = mergeCPU(to.CPU, r.CPU)
 	}
 	if r.Memory != nil {
-		m := specs.LinuxMemory{}
-		if to.Memory != nil {
-			m = *to.Memory
-		}
-		if r.Memory.Limit != nil {
-			m.Limit = r.Memory.Limit
-		}
-		if r.Memory.Swap != nil {
-			m.Swap = r.Memory.Swap
-		}
-		if r.Memory.Reservation != nil {
-			m.Reservation = r.Memory.Reservation
-		}
-		to.Memory = &m
+		to.Memory = mergeMemory(to.Memory, r.Memory)
+	}
+	if r.Pids != nil {
+		to.Pids = r.Pids
 	}
 	for _, l := range r.HugepageLimits {
 		to.HugepageLimits = slices.DeleteFunc(slices.Clone(to.HugepageLimits), func(o specs.LinuxHugepageLimit) bool { return o.Pagesize == l.Pagesize })
@@ -158,15 +149,22 @@ func mergeCPU(old, r *specs.LinuxCPU) *specs.LinuxCPU {
 	if old != nil {
 		c = *old
 	}
-	if r.Period != nil {
-		c.Period = r.Period
-	}
-	if r.Quota != nil {
-		c.Quota = r.Quota
-	}
-	if r.Shares != nil {
-		c.Shares = r.Shares
-	}
-	c.Cpus, c.Mems = or(r.Cpus, c.Cpus), or(r.Mems, c.Mems)
+	c.Period, c.Quota, c.Shares = cmp.Or(r.Period, c.Period), cmp.Or(r.Quota, c.Quota), cmp.Or(r.Shares, c.Shares)
+	c.RealtimePeriod, c.RealtimeRuntime = cmp.Or(r.RealtimePeriod, c.RealtimePeriod), cmp.Or(r.RealtimeRuntime, c.RealtimeRuntime)
+	c.Cpus, c.Mems = cmp.Or(r.Cpus, c.Cpus), cmp.Or(r.Mems, c.Mems)
 	return &c
+}
+
+func mergeMemory(old, r *specs.LinuxMemory) *specs.LinuxMemory {
+	m := specs.LinuxMemory{}
+	if old != nil {
+		m = *old
+	}
+	m.Limit, m.Swap, m.Reservation = cmp.Or(r.Limit, m.Limit), cmp.Or(r.Swap, m.Swap), cmp.Or(r.Reservation, m.Reservation)
+	m.KernelTCP, m.Swappiness = cmp.Or(r.KernelTCP, m.KernelTCP), cmp.Or(r.Swappiness, m.Swappiness)
+	m.DisableOOMKiller, m.UseHierarchy = cmp.Or(r.DisableOOMKiller, m.DisableOOMKiller), cmp.Or(r.UseHierarchy, m.UseHierarchy)
+	if m.Limit != nil && m.Swap != nil && *m.Swap > 0 && *m.Swap < *m.Limit {
+		m.Swap = m.Limit // it includes the memory: the kernel takes no less
+	}
+	return &m
 }

@@ -162,6 +162,10 @@ func (p *Plugins) Close() error {
 		return nil
 	}
 	p.mu.Lock()
+	if p.mu.closed {
+		p.mu.Unlock()
+		return nil
+	}
 	p.mu.closed = true
 	var all []*plugin
 	for pl := range p.mu.conns {

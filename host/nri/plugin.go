@@ -307,7 +307,8 @@ func (pl *plugin) call(ctx context.Context, e api.Event, send func(context.Conte
 	if err == nil {
 		return nil
 	}
-	late := rctx.Err() != nil || errors.Is(err, context.DeadlineExceeded)
+	// The plugin's end of the connection has the same clock and may be first.
+	late := rctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
 	lost := errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, ttrpc.ErrServerClosed) || errors.Is(err, ttrpc.ErrProtocol) || errors.Is(err, ttrpc.ErrStreamClosed)
 	if ctx.Err() != nil || !late && !lost {
 		return errs.New(errs.FailedPrecondition, "NRI plugin %s, %s: %w", pl.name(), e.PrettyName(), err)
