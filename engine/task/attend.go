@@ -98,9 +98,14 @@ func (a *attending) start(ctx context.Context) error {
 		return nil
 	}
 	if ctx.Err() != nil {
-		// Nobody may ever hear whether it runs: it must not.
-		_, _ = a.end(ctx)
+		// Nobody may ever hear whether it runs: it must not. Closing the streams does
+		// the same with our own shim, even before it runs.
 		err = errors.Join(err, context.Cause(ctx))
+		if !a.ends.passed() {
+			short, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
+			defer cancel()
+			_ = a.signal(short, syscall.SIGKILL)
+		}
 	}
 	a.forget(ctx)
 	return err
@@ -111,13 +116,19 @@ func (a *attending) start(ctx context.Context) error {
 func (a *attending) wait(outer, ctx context.Context) (Exit, error) {
 	a.copy(ctx)
 	resized := a.followSize(ctx)
-	exit, err := a.tasks.Wait(ctx, a.v, a.cid, a.id)
-	late := err != nil && ctx.Err() != nil
-	if late {
-		exit, err = a.end(ctx)
+	stay, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	ended := a.await(stay)
+	var w waited
+	late := false
+	select {
+	case w = <-ended:
+	case <-ctx.Done():
+		late = true
+		w = a.end(ctx, ended)
 	}
 	a.ends.exited()
-	a.drain(outer, ctx, late || err != nil)
+	a.drain(outer, ctx, late || w.err != nil)
 	cause := context.Cause(ctx)
 	a.fail(nil)
 	<-resized
@@ -127,40 +138,51 @@ func (a *attending) wait(outer, ctx context.Context) (Exit, error) {
 		// children hold the streams.
 		go func() { defer a.tasks.wg.Done(); a.forget(ctx) }()
 	}
-	switch {
-	case err != nil && late:
-		return exit, errors.Join(cause, err)
-	case late:
-		return exit, cause
+	if late {
+		return w.exit, errors.Join(cause, w.err)
 	}
-	return exit, err
+	return w.exit, w.err
+}
+
+// waited is how a process ended.
+type waited struct {
+	exit Exit
+	err  error
+}
+
+// await has one call wait for the end, however that comes about.
+func (a *attending) await(ctx context.Context) <-chan waited {
+	ended := make(chan waited, 1)
+	a.tasks.wg.Add(1)
+	// owner: Close waits for it through wg; the end of the process ends it, or ctx.
+	go func() {
+		defer a.tasks.wg.Done()
+		exit, err := a.tasks.Wait(ctx, a.v, a.cid, a.id)
+		ended <- waited{exit, err}
+	}()
+	return ended
 }
 
 // end makes the process end and waits for that.
-func (a *attending) end(ctx context.Context) (Exit, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hangUpTime+killTime)
+func (a *attending) end(ctx context.Context, ended <-chan waited) waited {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hangUpTime+2*killTime)
 	defer cancel()
-	if a.r.HangUp {
-		if err := a.signal(ctx, syscall.SIGHUP); err == nil {
-			short, cancel := context.WithTimeout(ctx, hangUpTime)
-			exit, err := a.tasks.Wait(short, a.v, a.cid, a.id)
-			cancel()
-			if err == nil {
-				return exit, nil
-			}
+	if a.r.HangUp && a.signal(ctx, syscall.SIGHUP) == nil {
+		select {
+		case w := <-ended:
+			return w
+		case <-time.After(hangUpTime):
 		}
 	}
-	err := errs.Ignore(a.signal(ctx, syscall.SIGKILL), errs.NotFound)
-	if err != nil {
-		return Exit{}, err
+	if err := errs.Ignore(a.signal(ctx, syscall.SIGKILL), errs.NotFound); err != nil {
+		return waited{err: err}
 	}
-	short, cancel := context.WithTimeout(ctx, killTime)
-	defer cancel()
-	exit, err := a.tasks.Wait(short, a.v, a.cid, a.id)
-	if err != nil && short.Err() != nil {
-		err = errs.New(errs.Unavailable, "it was killed %s ago and still runs: it is stuck in the kernel, or its shim hangs", killTime)
+	select {
+	case w := <-ended:
+		return w
+	case <-time.After(killTime):
+		return waited{err: errs.New(errs.Unavailable, "it was killed %s ago and still runs: it is stuck in the kernel, or its shim hangs", killTime)}
 	}
-	return exit, err
 }
 
 // signal reaches the process group where the shim can, which is ours.
