@@ -51,12 +51,13 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	p.pods = pod.New(ctx, pod.Config{
 		Root: p.cfg.Root, State: p.cfg.State, GC: p.collect, Store: p.store, Tasks: p.tasks, Sandbox: box, Images: p.images, Exchange: p.exchange,
 		Networks: p.networks[0], CNIDir: cfg.CNI.ConfDir, CNITemplate: cfg.CNI.Template, Owner: owner, Host: host, Handlers: handlers,
-		Warnings: p.podWarnings(), MaxLine: max(0, cfg.MaxLogLine), IgnoreVolumes: cfg.IgnoreVolumes, Prefer: cni.IPPreference(cfg.CNI.IPPref), Log: p.log,
+		Warnings: p.podWarnings(), MaxLine: max(0, cfg.MaxLogLine), ExecDrain: cfg.DrainExecSync.Std(), IgnoreVolumes: cfg.IgnoreVolumes, Prefer: cni.IPPreference(cfg.CNI.IPPref), Log: p.log,
 	})
 	p.plugin("cri.v1", "images")
 	p.plugin("cri.v1", "runtime")
 	p.plugin("grpc.v1", "cri")
-	return nil
+	p.streams, err = p.newStreams(ctx)
+	return err
 }
 
 func (p *parts) network(owner cni.Owner, dir string, most int) *cni.Networks {
@@ -147,7 +148,7 @@ func (p *parts) registerCRI(s *grpc.Server) {
 			pinned = append(pinned, ref)
 		}
 	}
-	criapi.RegisterRuntimeServiceServer(s, cri.Runtime{Pods: p.pods, BuildVersion: Version})
+	criapi.RegisterRuntimeServiceServer(s, cri.Runtime{Pods: p.pods, Streams: p.streams, BuildVersion: Version})
 	criapi.RegisterImageServiceServer(s, cri.Images{Store: p.store, Images: p.images, Snapshotters: own, PullIdle: cfg.Images.ProgressTimeout.Std(), Pinned: pinned})
 }
 

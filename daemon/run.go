@@ -91,6 +91,7 @@ func Run(ctx context.Context, s Setup) error {
 		tcp = p.register(cfg.Plugins.TCP.MaxRecv, cfg.Plugins.TCP.MaxSend, open.trust)
 		serve("serve "+cfg.Plugins.TCP.Address, func() error { return tcp.Serve(open.tcp) })
 	}
+	serve("serve exec, attach and port-forward", p.streams.Serve)
 	serve("collect garbage", func() error { return p.collect.Run(run) })
 	p.servePods(run, ends, serve)
 	serve("keep containers running", func() error { return p.keeper.Run(run) })
@@ -103,7 +104,7 @@ func Run(ctx context.Context, s Setup) error {
 	p.endWaits(errs.New(errs.Unavailable, "the daemon is stopping"))
 	stopAPI(api)
 	tcp.Stop()
-	err = shims.Close()
+	err = errors.Join(shims.Close(), p.streams.Close())
 	wg.Wait()
 	err = errors.Join(err, p.close())
 	if cause := context.Cause(run); !errors.Is(cause, context.Canceled) {

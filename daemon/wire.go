@@ -26,6 +26,7 @@ import (
 	"github.com/berthd/berth/host/cni"
 	"github.com/berthd/berth/host/shim"
 	"github.com/berthd/berth/server/containerd"
+	"github.com/berthd/berth/server/stream"
 	"github.com/berthd/berth/store"
 	"github.com/berthd/berth/store/snapshot"
 	"github.com/berthd/berth/store/snapshot/native"
@@ -48,6 +49,7 @@ type parts struct {
 	networks []*cni.Networks // everybody's, then those of runtime handlers
 	pods     *pod.Pods
 	keeper   *restart.Keeper
+	streams  *stream.Server
 	plugins  []containerd.Plugin
 	warnings []containerd.Warning
 	uuid     string
@@ -203,6 +205,9 @@ func (p *parts) plugin(typ, name string) *containerd.Plugin {
 func (p *parts) close() error {
 	p.endWaits(nil)
 	var all []error
+	if p.streams != nil { // first: its sessions use all the rest
+		all = append(all, p.streams.Close())
+	}
 	if p.pods != nil {
 		all = append(all, p.pods.Close())
 	}

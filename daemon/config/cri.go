@@ -83,7 +83,7 @@ type CRIRuntime struct {
 	UnprivilegedICMP  bool     `toml:"enable_unprivileged_icmp" comment:"Pods may ping without a capability."`
 	CDI               *bool    `toml:"enable_cdi,omitempty" comment:"Deprecated: CDI devices are always on."`
 	CDISpecDirs       []string `toml:"cdi_spec_dirs" comment:"Where CDI devices are described."`
-	DrainExecSync     Duration `toml:"drain_exec_sync_io_timeout" comment:"How long the output of a finished exec may stay open in children of it; 0: two seconds."`
+	DrainExecSync     Duration `toml:"drain_exec_sync_io_timeout" comment:"How long the output of a finished exec may stay open in children of it; 0: until the exec's own time-out, or its client leaves."`
 	IgnoreWarnings    []string `toml:"ignore_deprecation_warnings" comment:"Deprecations that are not to show in the node's status."`
 	StatsPeriod       string   `toml:"stats_collect_period" comment:"Accepted; stats are read when asked for."`
 	StatsRetention    string   `toml:"stats_retention_period" comment:"Accepted."`

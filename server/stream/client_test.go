@@ -213,7 +213,9 @@ func exitCode(t *testing.T, text string) int {
 	t.Helper()
 	var s struct {
 		Status, Reason string
-		Details        struct{ Causes []struct{ Reason, Message string } }
+		Details        struct {
+			Causes []struct{ Reason, Message string }
+		}
 	}
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		t.Fatalf("status %q: %v", text, err)

@@ -433,7 +433,7 @@ func TestPortForward(t *testing.T) {
 			}
 			wg.Wait()
 			_, fault, err := forwardStream(conn, 1, 99)
-			if err != nil {
+			if err != nil && fault == nil { // the stream of data may have been reset already
 				t.Fatal(err)
 			}
 			if got, _ := io.ReadAll(fault); !strings.Contains(string(got), "nobody listens") {
