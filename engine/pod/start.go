@@ -66,9 +66,9 @@ func (p *Pods) Start(ctx context.Context, ns, id string) error {
 		if err != nil {
 			return err
 		}
-		pid, err := p.launch(ctx, pod, c, h)
 		next := *c
-		next.StartedAt = time.Now().UTC()
+		next.StartedAt = time.Now().UTC() // before, so that no end is earlier
+		pid, err := p.launch(ctx, pod, c, h)
 		if err != nil {
 			return errors.Join(err, p.startFailed(ctx, next, err))
 		}

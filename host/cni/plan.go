@@ -114,9 +114,29 @@ func (n *Networks) Plan(r Request) (Saved, error) {
 		for i, w := range list {
 			s.Attachments = append(s.Attachments, Attached{Network: w.list.Name, IfName: fmt.Sprintf("eth%d", i), Config: w.raw})
 		}
-		return s, nil
+		return s, n.programs(s)
 	}
-	return s, s.wanted(r.Networks, f, n.cfg.Dir)
+	if err := s.wanted(r.Networks, f, n.cfg.Dir); err != nil {
+		return s, err
+	}
+	return s, n.programs(s)
+}
+
+// programs reports a plugin of a plan that has no program here. It is better not to
+// begin: a DEL would lack it too.
+func (n *Networks) programs(s Saved) error {
+	for _, a := range s.Attachments {
+		l, err := a.list()
+		if err != nil {
+			return err
+		}
+		for _, raw := range l.Plugins {
+			if err := n.have(a.Network, pluginType(raw), raw); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Saved) wanted(all []Wanted, f folder, dir string) error {

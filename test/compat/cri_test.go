@@ -1,0 +1,409 @@
+// Package compat drives the daemon as its real clients do, and compares what they
+// see with what those clients are written for.
+package compat
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/test/lab"
+)
+
+// node is a daemon with a network of its own and one image.
+type node struct {
+	*lab.Lab
+	t     *testing.T
+	ctx   context.Context
+	d     *lab.Daemon
+	conn  *grpc.ClientConn
+	image string
+	ipam  string
+	cni   string
+	clean bool // removeAll has been
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	l := lab.New(t)
+	reg := l.Registry()
+	oci := filepath.Join(l.Dir, "oci")
+	if err := lab.Busybox(oci); err != nil {
+		t.Fatal(err)
+	}
+	n := &node{Lab: l, t: t, image: reg.Host + "/library/busybox:latest", ipam: filepath.Join(l.Dir, "ipam"), cni: filepath.Join(l.Dir, "cni")}
+	lab.Run(t, lab.Tool(t, "skopeo"), "copy", "-q", "--dest-tls-verify=false", "oci:"+oci+":busybox", "docker://"+n.image)
+	bridge := l.Name("br")
+	l.Ledger().OwnIPAM(filepath.Join(n.ipam, "lab"))
+	n.write(filepath.Join(n.cni, "10-lab.conflist"), `{"cniVersion":"1.1.0","name":"lab","plugins":[
+		{"type":"bridge","bridge":"`+bridge+`","isGateway":true,"ipam":{"type":"host-local","dataDir":"`+n.ipam+`","ranges":[[{"subnet":"10.101.200.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
+		{"type":"portmap","capabilities":{"portMappings":true}}]}`)
+	t.Cleanup(func() { _ = lab.Run(t, lab.Tool(t, "ip"), "link", "del", bridge) })
+	config := filepath.Join(l.Dir, "config.toml")
+	n.write(config, "version = 4\nimports = []\n[plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \""+n.cni+"\"\nbin_dirs = [\""+filepath.Dir(lab.Tool(t, "bridge"))+"\"]\n"+
+		"[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"\"\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n")
+	n.d = l.Daemon("--config", config)
+	var cancel context.CancelFunc
+	n.ctx, cancel = context.WithTimeout(context.Background(), 3*time.Minute)
+	t.Cleanup(cancel)
+	n.dial()
+	if _, err := cri.NewImageServiceClient(n.conn).PullImage(n.ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: n.image}}); err != nil {
+		t.Fatalf("pull: %v\n%s", err, n.d.Log)
+	}
+	t.Cleanup(n.removeAll)
+	return n
+}
+
+func (n *node) write(path, text string) {
+	n.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *node) dial() {
+	n.t.Helper()
+	conn, err := grpc.NewClient("unix://"+n.d.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.conn = conn
+}
+
+func (n *node) rt() cri.RuntimeServiceClient { return cri.NewRuntimeServiceClient(n.conn) }
+
+// removeAll leaves no pod behind, whatever the test did. It comes before the end of
+// the daemon that was started last, and once.
+func (n *node) removeAll() {
+	if n.clean {
+		return
+	}
+	n.clean = true
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	defer n.conn.Close()
+	all, err := n.rt().ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	if err != nil {
+		n.t.Errorf("list the pods at the end: %v", err)
+		return
+	}
+	for _, p := range all.GetItems() {
+		if _, err := n.rt().RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
+			n.t.Errorf("remove a pod at the end: %v", err)
+		}
+	}
+}
+
+func (n *node) podConfig(name string, pid cri.NamespaceMode) *cri.PodSandboxConfig {
+	return &cri.PodSandboxConfig{
+		Metadata: &cri.PodSandboxMetadata{Name: name, Namespace: "test", Uid: "uid-" + name}, Hostname: name, LogDirectory: filepath.Join(n.Dir, "logs", name),
+		Labels: map[string]string{"app": name}, Annotations: map[string]string{"note": "kept"},
+		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: pid}}},
+	}
+}
+
+func (n *node) containerConfig(name, script string, pid cri.NamespaceMode) *cri.ContainerConfig {
+	return &cri.ContainerConfig{
+		Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: n.image}, Command: []string{"sh", "-c", script}, LogPath: name + "/0.log",
+		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: pid}}},
+	}
+}
+
+func (n *node) runPod(c *cri.PodSandboxConfig) string {
+	n.t.Helper()
+	r, err := n.rt().RunPodSandbox(n.ctx, &cri.RunPodSandboxRequest{Config: c})
+	if err != nil {
+		n.t.Fatalf("run pod: %v\n%s", err, n.d.Log)
+	}
+	return r.GetPodSandboxId()
+}
+
+func (n *node) create(pod string, pc *cri.PodSandboxConfig, c *cri.ContainerConfig) string {
+	n.t.Helper()
+	r, err := n.rt().CreateContainer(n.ctx, &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: pc})
+	if err != nil {
+		n.t.Fatalf("create container: %v\n%s", err, n.d.Log)
+	}
+	return r.GetContainerId()
+}
+
+func (n *node) start(id string) {
+	n.t.Helper()
+	if _, err := n.rt().StartContainer(n.ctx, &cri.StartContainerRequest{ContainerId: id}); err != nil {
+		n.t.Fatalf("start container: %v\n%s", err, n.d.Log)
+	}
+}
+
+func (n *node) status(id string) *cri.ContainerStatus {
+	n.t.Helper()
+	r, err := n.rt().ContainerStatus(n.ctx, &cri.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		n.t.Fatalf("container status: %v", err)
+	}
+	return r.GetStatus()
+}
+
+func (n *node) podStatus(id string) *cri.PodSandboxStatus {
+	n.t.Helper()
+	r, err := n.rt().PodSandboxStatus(n.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: id})
+	if err != nil {
+		n.t.Fatalf("pod status: %v", err)
+	}
+	return r.GetStatus()
+}
+
+// ended waits for a container's end.
+func (n *node) ended(id string) *cri.ContainerStatus {
+	n.t.Helper()
+	lab.Until(n.t, 20*time.Second, "container "+id+" ends", func() bool { return n.status(id).GetState() == cri.ContainerState_CONTAINER_EXITED })
+	return n.status(id)
+}
+
+func (n *node) log(path string) string {
+	n.t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestCRILifecycle walks a pod through its life, with and without a process of its
+// own, and finds nothing left.
+func TestCRILifecycle(t *testing.T) {
+	n := newNode(t)
+	for _, pid := range []cri.NamespaceMode{cri.NamespaceMode_CONTAINER, cri.NamespaceMode_POD} {
+		t.Run(pid.String(), func(t *testing.T) {
+			pc := n.podConfig("life-"+strings.ToLower(pid.String()), pid)
+			pod := n.runPod(pc)
+			st := n.podStatus(pod)
+			if st.GetState() != cri.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(st.GetNetwork().GetIp(), "10.101.200.") ||
+				st.GetLabels()["app"] != pc.GetMetadata().GetName() || st.GetAnnotations()["note"] != "kept" {
+				t.Errorf("pod: %v", st)
+			}
+			id := n.create(pod, pc, n.containerConfig("main", "echo hello; hostname; ip addr show eth0 | grep -o '10[.]101[.]200[.][0-9]*' | head -1; exit 7", pid))
+			if s := n.status(id); s.GetState() != cri.ContainerState_CONTAINER_CREATED {
+				t.Errorf("created container: %v", s)
+			}
+			n.start(id)
+			s := n.ended(id)
+			if s.GetExitCode() != 7 || s.GetReason() != "Error" || s.GetFinishedAt() < s.GetStartedAt() || s.GetImageId() == "" || !strings.Contains(s.GetImageRef(), "@sha256:") {
+				t.Errorf("ended container: %v", s)
+			}
+			text := n.log(s.GetLogPath())
+			for _, want := range []string{" stdout F hello\n", " stdout F " + pc.GetHostname() + "\n", " stdout F " + st.GetNetwork().GetIp() + "\n"} {
+				if !strings.Contains(text, want) {
+					t.Errorf("log %q lacks %q", text, want)
+				}
+			}
+			for range 2 { // the second time nothing is there any more
+				if _, err := n.rt().StopPodSandbox(n.ctx, &cri.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
+					t.Errorf("stop: %v", err)
+				}
+			}
+			if st := n.podStatus(pod); st.GetState() != cri.PodSandboxState_SANDBOX_NOTREADY {
+				t.Errorf("stopped pod: %v", st)
+			}
+			for range 2 {
+				if _, err := n.rt().RemovePodSandbox(n.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+					t.Errorf("remove: %v", err)
+				}
+			}
+			if _, err := n.rt().PodSandboxStatus(n.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: pod}); status.Code(err) != codes.NotFound {
+				t.Errorf("status of a removed pod: %v, want NotFound", err)
+			}
+		})
+	}
+}
+
+// TestCRIIdempotence asks for the same things at the same time and again: each is
+// made once.
+func TestCRIIdempotence(t *testing.T) {
+	n := newNode(t)
+	pc := n.podConfig("twice", cri.NamespaceMode_CONTAINER)
+	const askers = 8
+	ids := make([]string, askers)
+	together := func(fn func(int) (string, error)) {
+		t.Helper()
+		var wg sync.WaitGroup
+		for i := range ids {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				id, err := fn(i)
+				if err != nil {
+					t.Errorf("asker %d: %v", i, err)
+				}
+				ids[i] = id
+			}()
+		}
+		wg.Wait()
+		for _, id := range ids {
+			if id != ids[0] || id == "" {
+				t.Fatalf("different results: %q", ids)
+			}
+		}
+	}
+	together(func(int) (string, error) {
+		r, err := n.rt().RunPodSandbox(n.ctx, &cri.RunPodSandboxRequest{Config: pc})
+		return r.GetPodSandboxId(), err
+	})
+	pod := ids[0]
+	if again := n.runPod(pc); again != pod {
+		t.Errorf("asked again: pod %s, want %s", again, pod)
+	}
+	together(func(int) (string, error) {
+		r, err := n.rt().CreateContainer(n.ctx, &cri.CreateContainerRequest{PodSandboxId: pod, Config: n.containerConfig("c", "sleep 1000", cri.NamespaceMode_CONTAINER), SandboxConfig: pc})
+		return r.GetContainerId(), err
+	})
+	c := ids[0]
+	n.start(c)
+	together(func(i int) (string, error) {
+		_, err := n.rt().StopContainer(n.ctx, &cri.StopContainerRequest{ContainerId: c, Timeout: int64(i % 2)})
+		return c, err
+	})
+	if s := n.status(c); s.GetState() != cri.ContainerState_CONTAINER_EXITED || s.GetExitCode() != 137 && s.GetExitCode() != 143 {
+		t.Errorf("stopped container: %v", s)
+	}
+	together(func(int) (string, error) {
+		_, err := n.rt().RemovePodSandbox(n.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: pod})
+		return pod, err
+	})
+	if _, err := n.rt().StartContainer(n.ctx, &cri.StartContainerRequest{ContainerId: c}); status.Code(err) != codes.NotFound {
+		t.Errorf("start of a removed container: %v, want NotFound", err)
+	}
+	// The name is free again, with another pod behind it.
+	if again := n.runPod(pc); again == pod {
+		t.Errorf("the removed pod %s is back", pod)
+	}
+}
+
+// TestCRIRestart kills the daemon under running pods and finds them, with what
+// happened meanwhile, when it is back.
+func TestCRIRestart(t *testing.T) {
+	n := newNode(t)
+	pc := n.podConfig("lasting", cri.NamespaceMode_POD)
+	pod := n.runPod(pc)
+	ip := n.podStatus(pod).GetNetwork().GetIp()
+	stay := n.create(pod, pc, n.containerConfig("stay", "trap 'exit 3' TERM; while :; do sleep 0.1; done", cri.NamespaceMode_POD))
+	flag := filepath.Join(n.Dir, "flag")
+	short := n.containerConfig("short", "while [ ! -e /host/flag ]; do sleep 0.05; done; echo last words; exit 42", cri.NamespaceMode_POD)
+	short.Mounts = []*cri.Mount{{ContainerPath: "/host", HostPath: n.Dir, Readonly: true}}
+	ends := n.create(pod, pc, short)
+	made := n.create(pod, pc, n.containerConfig("made", "exit 0", cri.NamespaceMode_POD))
+	n.start(stay)
+	n.start(ends)
+	before := n.status(stay)
+
+	n.d.Kill()
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	logFile := filepath.Join(pc.GetLogDirectory(), "short/0.log")
+	lab.Until(t, 10*time.Second, "the container ends without a daemon", func() bool { return strings.Contains(n.log(logFile), "last words") })
+	time.Sleep(300 * time.Millisecond)
+
+	if took := n.d.Start(); took > 2*time.Second {
+		t.Errorf("the daemon was back after %s", took)
+	}
+	t.Cleanup(n.removeAll)
+	n.dial()
+	if st := n.podStatus(pod); st.GetState() != cri.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() != ip {
+		t.Errorf("pod after the restart: %v", st)
+	}
+	if s := n.ended(ends); s.GetExitCode() != 42 || s.GetReason() != "Error" {
+		t.Errorf("container that ended meanwhile: %v", s)
+	}
+	if s := n.status(stay); s.GetState() != cri.ContainerState_CONTAINER_RUNNING || s.GetStartedAt() != before.GetStartedAt() {
+		t.Errorf("container that runs on: %v, before %v", s, before)
+	}
+	n.start(made)
+	if s := n.ended(made); s.GetExitCode() != 0 || s.GetReason() != "Completed" {
+		t.Errorf("container started after the restart: %v", s)
+	}
+	if _, err := n.rt().StopContainer(n.ctx, &cri.StopContainerRequest{ContainerId: stay, Timeout: 10}); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if s := n.status(stay); s.GetExitCode() != 3 {
+		t.Errorf("container stopped after the restart: %v", s)
+	}
+}
+
+// TestCRIErrors: what cannot be is said in a way that helps, and leaves nothing.
+func TestCRIErrors(t *testing.T) {
+	n := newNode(t)
+	pc := n.podConfig("bad", cri.NamespaceMode_CONTAINER)
+	expect := func(what string, err error, code codes.Code, text string) {
+		t.Helper()
+		if status.Code(err) != code || !strings.Contains(fmt.Sprint(err), text) {
+			t.Errorf("%s: %v, want %s with %q", what, err, code, text)
+		}
+	}
+	_, err := n.rt().RunPodSandbox(n.ctx, &cri.RunPodSandboxRequest{Config: pc, RuntimeHandler: "nothere"})
+	expect("unknown handler", err, codes.NotFound, `runtime handler "nothere" is not configured`)
+	_, err = n.rt().RunPodSandbox(n.ctx, &cri.RunPodSandboxRequest{Config: &cri.PodSandboxConfig{}})
+	expect("no metadata", err, codes.InvalidArgument, "metadata needs name, namespace and uid")
+
+	// A network that cannot be made takes the pod back, and names the plugin.
+	good := n.log(filepath.Join(n.cni, "10-lab.conflist"))
+	n.write(filepath.Join(n.cni, "10-lab.conflist"), strings.Replace(good, `"portmap"`, `"nosuchplugin"`, 1))
+	lab.Until(t, 10*time.Second, "the new configuration is read", func() bool {
+		r, err := n.rt().Status(n.ctx, &cri.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range r.GetStatus().GetConditions() {
+			if c.GetType() == "NetworkReady" && !c.GetStatus() && strings.Contains(c.GetMessage(), "nosuchplugin") {
+				return true
+			}
+		}
+		return false
+	})
+	_, err = n.rt().RunPodSandbox(n.ctx, &cri.RunPodSandboxRequest{Config: pc})
+	if err == nil || !strings.Contains(err.Error(), "nosuchplugin") {
+		t.Errorf("run with a missing plugin: %v", err)
+	}
+	if all, err := n.rt().ListPodSandbox(n.ctx, &cri.ListPodSandboxRequest{}); err != nil || len(all.GetItems()) != 0 {
+		t.Errorf("pods after a failed run: %v %v", all, err)
+	}
+	n.write(filepath.Join(n.cni, "10-lab.conflist"), good)
+	lab.Until(t, 10*time.Second, "the pod runs once the plugin is there", func() bool {
+		_, err = n.rt().RunPodSandbox(n.ctx, &cri.RunPodSandboxRequest{Config: pc})
+		return err == nil
+	})
+	pod := n.runPod(pc)
+	c := n.containerConfig("c", "exit 0", cri.NamespaceMode_CONTAINER)
+	c.Image.Image = "127.0.0.1:1/no/such:image"
+	_, err = n.rt().CreateContainer(n.ctx, &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: pc})
+	expect("image that is not there", err, codes.NotFound, "no/such:image")
+	c = n.containerConfig("c", "exit 0", cri.NamespaceMode_CONTAINER)
+	c.LogPath = "../../../etc/cron.d/x"
+	_, err = n.rt().CreateContainer(n.ctx, &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: pc})
+	expect("log path that leads out", err, codes.InvalidArgument, "must lie inside")
+	c = n.containerConfig("c", "", cri.NamespaceMode_CONTAINER)
+	c.Command = []string{"/no/such/program"}
+	id := n.create(pod, pc, c)
+	if _, err = n.rt().StartContainer(n.ctx, &cri.StartContainerRequest{ContainerId: id}); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
+		t.Errorf("start of a program that is not there: %v", err)
+	}
+	if s := n.status(id); s.GetState() != cri.ContainerState_CONTAINER_EXITED || s.GetExitCode() != 128 || s.GetReason() != "StartError" {
+		t.Errorf("container that could not start: %v", s)
+	}
+	if all, err := n.rt().ListContainers(n.ctx, &cri.ListContainersRequest{}); err != nil || len(all.GetContainers()) != 1 {
+		t.Errorf("containers after failed creates: %v %v", all, err)
+	}
+}
