@@ -186,7 +186,7 @@ func (n *Networks) plugin(ctx context.Context, verb string, s Saved, a Attached,
 		return nil, fmt.Errorf("configuration of network %s: %w", a.Network, err)
 	}
 	c := call{verb: verb, network: a.Network, typ: typ, stdin: doc, id: s.ContainerID, netns: s.NetNS, ifName: a.IfName, args: s.Args}
-	return n.run.do(ctx, c)
+	return n.do(ctx, c)
 }
 
 // pluginConf is what one plugin gets on its stdin: its part of the list, with the

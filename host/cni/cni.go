@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/berthd/berth/host/cni/builtin"
 )
 
 // Config is how networks are found and plugins run.
@@ -38,12 +40,14 @@ const limit = 90 * time.Second
 type Networks struct {
 	cfg Config
 	run runner
+	own *builtin.Plugins // nil: every plugin is a program
 	mu  struct {
 		sync.RWMutex
 		folder folder
 	}
 	busy  sync.RWMutex // held for reading by ADD, DEL and CHECK, for writing by GC
 	asked asked        // the last STATUS
+	stock stock        // programs that were looked at
 }
 
 // folder is what was last read of the configuration folder.
@@ -76,6 +80,9 @@ func New(cfg Config) *Networks {
 	}
 	n := &Networks{cfg: cfg}
 	n.run = runner{dirs: cfg.BinDirs, limit: cfg.Limit}
+	if cfg.Builtin {
+		n.own = builtin.New()
+	}
 	n.reload()
 	return n
 }

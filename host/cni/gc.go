@@ -145,7 +145,7 @@ func (n *Networks) tell(ctx context.Context, w *network, valid func() []Attachme
 	for _, p := range w.list.Plugins {
 		doc, typ, err := pluginConf(l, p.Bytes, nil, more)
 		if err == nil {
-			_, err = n.run.do(ctx, call{verb: "GC", network: l.Name, typ: typ, stdin: doc})
+			_, err = n.do(ctx, call{verb: "GC", network: l.Name, typ: typ, stdin: doc})
 		}
 		if err != nil && !strings.Contains(err.Error(), "unknown CNI_COMMAND") {
 			all = append(all, err)

@@ -90,6 +90,9 @@ func (n *Networks) have(network, typ string, raw []byte) error {
 		if t == "" {
 			continue
 		}
+		if n.own != nil && n.inProcess(call{verb: "ADD", typ: t, stdin: raw}) {
+			continue
+		}
 		if _, err := n.run.find(network, t); err != nil {
 			return err
 		}
@@ -123,7 +126,7 @@ func (n *Networks) askNetwork(ctx context.Context, w *network) error {
 		if err != nil {
 			return err
 		}
-		if _, err := n.run.do(ctx, call{verb: "STATUS", network: l.Name, typ: typ, stdin: doc}); err != nil {
+		if _, err := n.do(ctx, call{verb: "STATUS", network: l.Name, typ: typ, stdin: doc}); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,120 @@
+package builtin
+
+import (
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/berthd/berth/base/keylock"
+)
+
+// backend writes rules as iptables would.
+type backend struct {
+	turn  keylock.Map // one change of the chains that all pods share at a time
+	probe struct {
+		sync.Mutex
+		key string // of the iptables program that was looked at
+		ok  bool
+	}
+}
+
+// usable reports whether rules for this backend setting are iptables' on nf_tables,
+// which is the kind that is known here. "" is the plugins' default: iptables, unless
+// only nft is there.
+func (b *backend) usable(setting string) bool {
+	if setting != "" && setting != "iptables" {
+		return false
+	}
+	path, err := exec.LookPath("iptables")
+	if err != nil {
+		_, err := exec.LookPath("nft")
+		return err != nil // no program at all: the kernel does without
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	b.probe.Lock()
+	defer b.probe.Unlock()
+	if key := fmt.Sprint(path, st.Size(), st.ModTime()); key != b.probe.key {
+		b.probe.key, b.probe.ok = key, isNFT(path)
+	}
+	return b.probe.ok
+}
+
+// isNFT asks iptables what it writes to.
+func isNFT(path string) bool {
+	cmd := exec.Command(path, "--version")
+	cmd.WaitDelay = time.Second
+	t := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
+	defer t.Stop()
+	out, err := cmd.Output()
+	return err == nil && strings.Contains(string(out), "nf_tables")
+}
+
+// chainName is how the plugins name a pod's chain: 28 characters.
+func chainName(prefix, network, id string) string {
+	sum := sha512.Sum512([]byte(network + id))
+	return ("CNI-" + prefix + hex.EncodeToString(sum[:]))[:28]
+}
+
+// masquerade makes traffic that leaves a pod's network look like the host's:
+//
+//	POSTROUTING: -s POD -j CHAIN
+//	CHAIN:       -d NETWORK -j ACCEPT
+//	CHAIN:       ! -d MULTICAST -j MASQUERADE
+func (b *backend) masquerade(ips []*types100.IPConfig, network, id string) error {
+	n, err := openNFT()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	chain, comment := chainName("", network, id), fmt.Sprintf("name: %q id: %q", network, id)
+	var all []message
+	for _, ip := range ips {
+		a, _ := netip.AddrFromSlice(ip.Address.IP)
+		a = a.Unmap()
+		bits, _ := ip.Address.Mask.Size()
+		f := familyOf(a)
+		all = append(all, f.newTable(), f.newChain("POSTROUTING"), f.newChain(chain),
+			f.add(chain, false, rule{}.address(f.dest, netip.PrefixFrom(a, bits), false).comment(comment).verdict(1, "")), // NF_ACCEPT
+			f.add(chain, false, rule{}.address(f.dest, f.multicast, true).comment(comment).target("MASQUERADE", 0, f.masqueradeInfo())),
+			f.add("POSTROUTING", false, rule{}.address(f.source, netip.PrefixFrom(a, a.BitLen()), false).comment(comment).jump(chain)))
+	}
+	if err := n.commit(all); err != nil {
+		return fmt.Errorf("masquerade network %s: %w", network, err)
+	}
+	return nil
+}
+
+// masqueradeInfo is struct nf_nat_ipv4_multi_range_compat, whose first field is the
+// number of ranges, and struct nf_nat_range.
+func (f family) masqueradeInfo() []byte {
+	if f.proto == ipv6.proto {
+		return make([]byte, 40)
+	}
+	return native32(make([]byte, 24), 1)
+}
+
+func (b *backend) unmasquerade(network, id string) error {
+	n, err := openNFT()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	chain := chainName("", network, id)
+	err = errors.Join(n.dropChain(ipv4, chain, "POSTROUTING"), n.dropChain(ipv6, chain, "POSTROUTING"))
+	if err != nil {
+		return fmt.Errorf("end masquerading of network %s: %w", network, err)
+	}
+	return nil
+}

@@ -1,0 +1,235 @@
+package builtin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+
+	"github.com/berthd/berth/base/failpoint"
+)
+
+// bridgeConf is the bridge plugin's configuration, as far as it is known here.
+type bridgeConf struct {
+	head
+	Bridge        string `json:"bridge"`
+	IsGW          bool   `json:"isGateway"`
+	IsDefaultGW   bool   `json:"isDefaultGateway"`
+	ForceAddress  bool   `json:"forceAddress"`
+	IPMasq        bool   `json:"ipMasq"`
+	IPMasqBackend string `json:"ipMasqBackend"`
+	MTU           int    `json:"mtu"`
+	Hairpin       bool   `json:"hairpinMode"`
+	Promisc       bool   `json:"promiscMode"`
+	DAD           bool   `json:"enabledad"`
+	IPAM          struct {
+		Type string `json:"type"`
+	} `json:"ipam"`
+	Runtime struct {
+		MAC string `json:"mac"`
+	} `json:"runtimeConfig"`
+}
+
+func readBridge(c Call) (*bridgeConf, error) {
+	conf := &bridgeConf{Bridge: "cni0"}
+	if err := json.Unmarshal(c.Conf, conf); err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	conf.IsGW = conf.IsGW || conf.IsDefaultGW
+	return conf, nil
+}
+
+// addBridge joins a pod to a bridge of the host:
+//
+//	address ─> bridge ─> veth, its host end in the bridge ─> pod's end: sysctls, addresses, up, routes
+//	─> gateway addresses on the bridge, forwarding ─> masquerading ─> port is up
+//
+// What fails is undone at once, as a caller expects of a plugin, except the bridge,
+// which is everybody's.
+func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, err error) {
+	conf, err := readBridge(c)
+	if err != nil {
+		return nil, err
+	}
+	if conf.Hairpin && conf.Promisc {
+		return nil, errors.New("cannot set hairpin mode and promiscuous mode at the same time")
+	}
+	host, err := openHost()
+	if err != nil {
+		return nil, err
+	}
+	defer host.close()
+	got, err := p.address(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			undo := context.WithoutCancel(ctx)
+			err = errors.Join(err, p.undoBridge(undo, c, conf, addresses(got)))
+		}
+	}()
+	br, err := host.bridge(conf)
+	if err != nil {
+		return nil, err
+	}
+	r = &types100.Result{CNIVersion: types100.ImplementedSpecVersion, IPs: got.IPs, Routes: got.Routes, DNS: got.DNS}
+	gateways := conf.gateways(r)
+	veth, err := host.veth(c, conf, br)
+	if err != nil {
+		return nil, err
+	}
+	failpoint.Here("cni.veth.made")
+	r.Interfaces = []*types100.Interface{{Name: conf.Bridge}, {Name: veth.name}, {Name: c.IfName, Sandbox: c.NetNS}}
+	if r.Interfaces[2].Mac, err = configure(c, conf, r); err != nil {
+		return nil, err
+	}
+	if conf.IsGW {
+		if err := host.gateways(br, gateways, conf.ForceAddress); err != nil {
+			return nil, err
+		}
+	}
+	if conf.IPMasq {
+		if err := p.rules.masquerade(r.IPs, conf.Name, c.ContainerID); err != nil {
+			return nil, err
+		}
+		failpoint.Here("cni.masqueraded")
+	}
+	if r.Interfaces[1].Mac, err = host.waitUp(ctx, veth); err != nil {
+		return nil, err
+	}
+	br2, err := host.LinkByName(conf.Bridge) // its address may have changed with its first port
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", conf.Bridge, err)
+	}
+	r.Interfaces[0].Mac = br2.Attrs().HardwareAddr.String()
+	if d := conf.DNS; d.Nameservers != nil || d.Search != nil || d.Options != nil || d.Domain != "" {
+		r.DNS = d
+	}
+	return r, nil
+}
+
+// gateways completes the result: the gateway of each address, and the default routes
+// if the bridge is to be one. It returns the addresses that the bridge should have.
+func (conf *bridgeConf) gateways(r *types100.Result) []net.IPNet {
+	var out []net.IPNet
+	found := map[bool]bool{}
+	for _, ip := range r.IPs {
+		ip.Interface = types100.Int(2)
+		v4 := ip.Address.IP.To4() != nil
+		if ip.Gateway == nil && conf.IsGW {
+			first, _ := netip.AddrFromSlice(ip.Address.IP.Mask(ip.Address.Mask))
+			ip.Gateway = first.Next().AsSlice()
+		}
+		all := net.IPNet{IP: net.IPv6zero, Mask: net.IPMask(net.IPv6zero)}
+		if v4 {
+			all = net.IPNet{IP: net.IPv4zero, Mask: net.IPMask(net.IPv4zero)}
+		}
+		if conf.IsDefaultGW && !found[v4] {
+			found[v4] = true
+			if !slices.ContainsFunc(r.Routes, func(t *types.Route) bool { return t.GW != nil && t.Dst.String() == all.String() }) {
+				r.Routes = append(r.Routes, &types.Route{Dst: all, GW: ip.Gateway})
+			}
+		}
+		out = append(out, net.IPNet{IP: ip.Gateway, Mask: ip.Address.Mask})
+	}
+	return out
+}
+
+func addresses(r *types100.Result) []netip.Addr {
+	var out []netip.Addr
+	if r == nil {
+		return nil
+	}
+	for _, ip := range r.IPs {
+		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
+}
+
+func (p *Plugins) delBridge(ctx context.Context, c Call) error {
+	conf, err := readBridge(c)
+	if err != nil {
+		return err
+	}
+	prev, err := conf.previous()
+	if err != nil {
+		return err
+	}
+	return p.undoBridge(ctx, c, conf, addresses(prev))
+}
+
+// undoBridge takes the link away, then frees the addresses, so that none is given
+// anew that still answers; then the rules, which may be there also when the
+// namespace is gone.
+func (p *Plugins) undoBridge(ctx context.Context, c Call, conf *bridgeConf, given []netip.Addr) error {
+	if c.NetNS != "" {
+		if err := deleteLink(c.NetNS, c.IfName); err != nil {
+			return err
+		}
+	}
+	failpoint.Here("cni.veth.deleted")
+	if conf.IPMasq {
+		if err := p.rules.unmasquerade(conf.Name, c.ContainerID); err != nil {
+			return err
+		}
+	}
+	return p.release(ctx, c, given)
+}
+
+// macOf reads the address that the runtime wants the interface to have.
+func (conf *bridgeConf) mac() (net.HardwareAddr, error) {
+	if conf.Runtime.MAC == "" {
+		return nil, nil
+	}
+	return net.ParseMAC(conf.Runtime.MAC)
+}
+
+// loopback is the plugin of that name: it brings the interface up and tells its
+// addresses, one of each family.
+func loopback(c Call) (*types100.Result, error) {
+	var h head
+	if err := json.Unmarshal(c.Conf, &h); err != nil {
+		return nil, err
+	}
+	r, err := h.previous()
+	if err != nil {
+		return nil, err
+	}
+	err = inPod(c.NetNS, func(pod *netlink.Handle) error {
+		lo, err := pod.LinkByName("lo")
+		if err != nil {
+			return fmt.Errorf("look up lo: %w", err)
+		}
+		if err := pod.LinkSetUp(lo); err != nil {
+			return fmt.Errorf("bring lo up: %w", err)
+		}
+		if r != nil {
+			return nil
+		}
+		r = &types100.Result{
+			CNIVersion: types100.ImplementedSpecVersion,
+			Interfaces: []*types100.Interface{{Name: "lo", Mac: "00:00:00:00:00:00", Sandbox: c.NetNS}},
+		}
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			all, err := pod.AddrList(lo, family)
+			if err != nil {
+				return fmt.Errorf("list addresses of lo: %w", err)
+			}
+			if len(all) > 0 {
+				r.IPs = append(r.IPs, &types100.IPConfig{Interface: types100.Int(0), Address: *all[0].IPNet})
+			}
+		}
+		return nil
+	})
+	return r, err
+}
