@@ -1,10 +1,15 @@
 package cni
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/berthd/berth/host/netns"
 )
 
 // BenchmarkPod measures an ADD and a DEL of the usual list. The sums are reported
@@ -29,7 +34,8 @@ func BenchmarkPod(b *testing.B) {
 				}
 				add = append(add, time.Since(start))
 				start = time.Now()
-				if err := w.del(r.Saved); err != nil {
+				w.within(func() { err = w.nets.End(context.Background(), r.Saved) })
+				if err := errors.Join(err, netns.Remove(context.Background(), filepath.Dir(s.NetNS))); err != nil {
 					b.Fatal(err)
 				}
 				del = append(del, time.Since(start))

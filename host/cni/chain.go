@@ -93,13 +93,16 @@ func resultAs(out []byte, want string) (json.RawMessage, error) {
 // Del gives back everything that an ADD by this plan took or may have taken: it
 // needs neither the configuration file nor the namespace to be still there, and
 // may be called again, also before any ADD.
-func (n *Networks) Del(ctx context.Context, s Saved) error {
+func (n *Networks) Del(ctx context.Context, s Saved) error { return n.del(ctx, s, false) }
+
+// End is Del for a pod whose network namespace the caller removes right afterwards,
+// whatever End returns. What the kernel takes away with the namespace may stay until
+// then, but nothing that is left can be reached or sends any more.
+func (n *Networks) End(ctx context.Context, s Saved) error { return n.del(ctx, s, true) }
+
+func (n *Networks) del(ctx context.Context, s Saved, ending bool) error {
 	n.busy.RLock()
 	defer n.busy.RUnlock()
-	return n.del(ctx, s)
-}
-
-func (n *Networks) del(ctx context.Context, s Saved) error {
 	if !isNamespace(s.NetNS) {
 		s.NetNS = "" // what plugins take to mean that it is gone
 	}
@@ -110,7 +113,11 @@ func (n *Networks) del(ctx context.Context, s Saved) error {
 		// Within one network the first failure ends it: an address must not become
 		// free while a port still leads to it.
 		for j := len(l.Plugins) - 1; j >= 0 && err == nil; j-- {
-			_, err = n.plugin(ctx, "DEL", s, a, l, l.Plugins[j], l.previous(a))
+			var c call
+			if c, err = pluginCall("DEL", s, a, l, l.Plugins[j], l.previous(a)); err == nil {
+				c.ending = ending
+				_, err = n.do(ctx, c)
+			}
 			failpoint.Here("cni.plugin.deleted")
 		}
 		all = append(all, err)
@@ -169,6 +176,14 @@ func pluginType(raw json.RawMessage) string {
 
 // plugin runs one plugin of a network's list for a pod.
 func (n *Networks) plugin(ctx context.Context, verb string, s Saved, a Attached, l listDoc, raw, prev json.RawMessage) ([]byte, error) {
+	c, err := pluginCall(verb, s, a, l, raw, prev)
+	if err != nil {
+		return nil, err
+	}
+	return n.do(ctx, c)
+}
+
+func pluginCall(verb string, s Saved, a Attached, l listDoc, raw, prev json.RawMessage) (call, error) {
 	caps := s.Capabilities
 	if len(a.Capabilities) > 0 {
 		caps = maps.Clone(s.Capabilities)
@@ -183,10 +198,9 @@ func (n *Networks) plugin(ctx context.Context, verb string, s Saved, a Attached,
 	}
 	doc, typ, err := pluginConf(l, raw, caps, more)
 	if err != nil {
-		return nil, fmt.Errorf("configuration of network %s: %w", a.Network, err)
+		return call{}, fmt.Errorf("configuration of network %s: %w", a.Network, err)
 	}
-	c := call{verb: verb, network: a.Network, typ: typ, stdin: doc, id: s.ContainerID, netns: s.NetNS, ifName: a.IfName, args: s.Args}
-	return n.do(ctx, c)
+	return call{verb: verb, network: a.Network, typ: typ, stdin: doc, id: s.ContainerID, netns: s.NetNS, ifName: a.IfName, args: s.Args}, nil
 }
 
 // pluginConf is what one plugin gets on its stdin: its part of the list, with the

@@ -87,6 +87,14 @@ func New(cfg Config) *Networks {
 	return n
 }
 
+// Close closes what is kept open between calls; nothing may be called after it.
+func (n *Networks) Close() error {
+	if n.own != nil {
+		n.own.Close()
+	}
+	return nil
+}
+
 // Run follows the changes of the folder until ctx ends.
 func (n *Networks) Run(ctx context.Context) error { return n.follow(ctx) }
 

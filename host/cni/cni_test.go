@@ -43,6 +43,9 @@ type world struct {
 	pods int
 }
 
+// noDAD makes IPv6 addresses usable at once: without it tests wait for seconds.
+var noDAD = map[string]string{"net.ipv6.conf.default.dad_transmits": "0", "net.ipv6.conf.all.dad_transmits": "0"}
+
 // within runs f in the namespace that plays the host.
 func (w *world) within(f func()) {
 	w.t.Helper()
@@ -61,12 +64,15 @@ func newWorld(t testing.TB, cfg Config) *world {
 	if err := os.Mkdir(w.conf, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	set, err := netns.Make(context.Background(), filepath.Join(dir, "netns", "host"), netns.Options{Net: true})
+	set, err := netns.Make(context.Background(), filepath.Join(dir, "netns", "host"), netns.Options{Net: true, Sysctls: noDAD})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.host = set.Net
 	t.Cleanup(func() {
+		if err := w.nets.Close(); err != nil {
+			t.Error(err)
+		}
 		sets, _ := netns.Sets(filepath.Join(dir, "netns"))
 		for _, s := range sets {
 			if err := netns.Remove(context.Background(), s); err != nil {
@@ -98,7 +104,7 @@ func (w *world) write(name, text string) {
 func (w *world) pod() string {
 	w.t.Helper()
 	w.pods++
-	set, err := netns.Make(context.Background(), filepath.Join(w.dir, "netns", fmt.Sprint("pod", w.pods)), netns.Options{Net: true})
+	set, err := netns.Make(context.Background(), filepath.Join(w.dir, "netns", fmt.Sprint("pod", w.pods)), netns.Options{Net: true, Sysctls: noDAD})
 	if err != nil {
 		w.t.Fatal(err)
 	}

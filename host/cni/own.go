@@ -29,7 +29,7 @@ func (n *Networks) do(ctx context.Context, c call) ([]byte, error) {
 }
 
 func (c call) builtin() builtin.Call {
-	return builtin.Call{Verb: c.verb, Type: c.typ, Conf: c.stdin, ContainerID: c.id, NetNS: c.netns, IfName: c.ifName}
+	return builtin.Call{Verb: c.verb, Type: c.typ, Conf: c.stdin, ContainerID: c.id, NetNS: c.netns, IfName: c.ifName, Ending: c.ending}
 }
 
 // inProcess reports whether this process makes a call. A program of that name which

@@ -30,6 +30,7 @@ type call struct {
 	stdin              []byte
 	id, netns, ifName  string
 	args               [][2]string
+	ending             bool // the namespace ends after this DEL
 }
 
 func (c call) String() string {

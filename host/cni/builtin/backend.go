@@ -19,6 +19,7 @@ import (
 
 // backend writes rules as iptables would.
 type backend struct {
+	sockets
 	turn  keylock.Map // one change of the chains that all pods share at a time
 	probe struct {
 		sync.Mutex
@@ -73,11 +74,11 @@ func chainName(prefix, network, id string) string {
 //	CHAIN:       -d NETWORK -j ACCEPT
 //	CHAIN:       ! -d MULTICAST -j MASQUERADE
 func (b *backend) masquerade(ips []*types100.IPConfig, network, id string) error {
-	n, err := openNFT()
+	n, letGo, err := b.sockets.hold()
 	if err != nil {
 		return err
 	}
-	defer n.close()
+	defer letGo()
 	chain, comment := chainName("", network, id), fmt.Sprintf("name: %q id: %q", network, id)
 	var all []message
 	for _, ip := range ips {
@@ -106,11 +107,11 @@ func (f family) masqueradeInfo() []byte {
 }
 
 func (b *backend) unmasquerade(network, id string) error {
-	n, err := openNFT()
+	n, letGo, err := b.sockets.hold()
 	if err != nil {
 		return err
 	}
-	defer n.close()
+	defer letGo()
 	chain := chainName("", network, id)
 	err = errors.Join(n.dropChain(ipv4, chain, "POSTROUTING"), n.dropChain(ipv6, chain, "POSTROUTING"))
 	if err != nil {

@@ -73,7 +73,7 @@ func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, er
 	defer func() {
 		if err != nil {
 			undo := context.WithoutCancel(ctx)
-			err = errors.Join(err, p.undoBridge(undo, c, conf, addresses(got)))
+			err = errors.Join(err, p.undoBridge(undo, c, conf, nil, addresses(got)))
 		}
 	}()
 	br, err := host.bridge(conf)
@@ -165,14 +165,26 @@ func (p *Plugins) delBridge(ctx context.Context, c Call) error {
 	if err != nil {
 		return err
 	}
-	return p.undoBridge(ctx, c, conf, addresses(prev))
+	var end *types100.Interface
+	if prev != nil {
+		for _, i := range prev.Interfaces {
+			if i.Sandbox == "" && i.Name != conf.Bridge {
+				end = i
+			}
+		}
+	}
+	return p.undoBridge(ctx, c, conf, end, addresses(prev))
 }
 
-// undoBridge takes the link away, then frees the addresses, so that none is given
-// anew that still answers; then the rules, which may be there also when the
-// namespace is gone.
-func (p *Plugins) undoBridge(ctx context.Context, c Call, conf *bridgeConf, given []netip.Addr) error {
-	if c.NetNS != "" {
+// undoBridge takes the link away, then the rules, which may be there also when the
+// namespace is gone, and last frees the addresses: so none is given anew that still
+// answers. end is the host's end of the link, if that is known.
+func (p *Plugins) undoBridge(ctx context.Context, c Call, conf *bridgeConf, end *types100.Interface, given []netip.Addr) error {
+	if end != nil && (c.Ending || c.NetNS == "") {
+		if err := cut(end); err != nil {
+			return err
+		}
+	} else if c.NetNS != "" {
 		if err := deleteLink(c.NetNS, c.IfName); err != nil {
 			return err
 		}
@@ -232,4 +244,20 @@ func loopback(c Call) (*types100.Result, error) {
 		return nil
 	})
 	return r, err
+}
+
+func loopbackDown(c Call) error {
+	if c.NetNS == "" || c.Ending {
+		return nil
+	}
+	return inPod(c.NetNS, func(pod *netlink.Handle) error {
+		lo, err := pod.LinkByName("lo")
+		if err == nil {
+			err = pod.LinkSetDown(lo)
+		}
+		if err != nil {
+			return fmt.Errorf("take lo down: %w", err)
+		}
+		return nil
+	})
 }

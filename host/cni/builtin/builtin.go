@@ -26,6 +26,10 @@ type Call struct {
 	ContainerID string
 	NetNS       string // path; "" if it is gone
 	IfName      string
+	// Ending says of a DEL that the caller ends the namespace right after it. A link is
+	// then cut, not deleted: the kernel deletes it with the namespace, on its own time,
+	// and a deletion makes its caller wait for all processors.
+	Ending bool
 }
 
 // Plugins are the plugins.
@@ -36,6 +40,9 @@ type Plugins struct {
 
 // New returns the plugins.
 func New() *Plugins { return &Plugins{} }
+
+// Close closes what is kept open between calls.
+func (p *Plugins) Close() { p.rules.close() }
 
 // verbs are those that each plugin has here; the others are the program's.
 var verbs = map[string]bool{"ADD": true, "DEL": true, "STATUS": true, "GC": true}
@@ -82,7 +89,8 @@ func (p *Plugins) Do(ctx context.Context, c Call) ([]byte, error) {
 		r, err = p.addPorts(ctx, c)
 	case "portmap DEL":
 		err = p.delPorts(ctx, c)
-	case "loopback DEL": // the interface goes with its namespace
+	case "loopback DEL":
+		err = loopbackDown(c)
 	}
 	if err != nil || r == nil {
 		return nil, err

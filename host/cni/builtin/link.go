@@ -115,10 +115,12 @@ func (h *host) veth(c Call, conf *bridgeConf, br *netlink.Bridge) (*port, error)
 	}
 	defer ns.Close()
 	attrs := netlink.NewLinkAttrs()
-	attrs.MTU, attrs.MasterIndex = conf.MTU, br.Index
+	// The queue lengths are the plugin's: none at the host's end, the kernel's default in
+	// the pod.
+	attrs.MTU, attrs.MasterIndex, attrs.TxQLen = conf.MTU, br.Index, 0
 	for range 10 { // until the name is free
 		attrs.Name = randomName()
-		err = h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: c.IfName, PeerNamespace: netlink.NsFd(int(ns.Fd())), PeerHardwareAddr: mac, PeerTxQLen: -1})
+		err = h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: c.IfName, PeerNamespace: netlink.NsFd(int(ns.Fd())), PeerHardwareAddr: mac, PeerTxQLen: 1000})
 		if !errors.Is(err, unix.EEXIST) || !h.exists(attrs.Name) {
 			break
 		}
@@ -355,4 +357,26 @@ func deleteLink(ns, ifName string) error {
 		}
 		return nil
 	})
+}
+
+// cut takes the host's end of a link down: nothing comes through any more, whatever
+// a process does that may still be in the pod's namespace. A link that is gone, or
+// whose name another one has now, is no error.
+func cut(end *types100.Interface) error {
+	h, err := openHost()
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	l, err := h.LinkByName(end.Name)
+	if missing(err) || err == nil && (l.Type() != "veth" || l.Attrs().HardwareAddr.String() != end.Mac) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", end.Name, err)
+	}
+	if err := h.LinkSetDown(l); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("take %s down: %w", end.Name, err)
+	}
+	return nil
 }

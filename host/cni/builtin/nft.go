@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +14,59 @@ import (
 // opened it. The library for that knows the compat attribute of a few matches only,
 // and iptables' rules with ports in them need it of others too.
 type nft struct {
+	mu  sync.Mutex
 	fd  int
 	seq uint32
+}
+
+// sockets are kept open: closing one waits until all that was deleted before is
+// gone for good, which takes the kernel many milliseconds.
+type sockets struct {
+	mu   sync.Mutex
+	open map[uint64]*nft // by network namespace
+}
+
+// hold returns the socket of the calling thread's network namespace, which is the
+// caller's until the returned function is called.
+func (s *sockets) hold() (*nft, func(), error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return nil, nil, fmt.Errorf("look up the network namespace: %w", err)
+	}
+	n, err := s.of(st.Ino)
+	if err != nil {
+		return nil, nil, err
+	}
+	n.mu.Lock()
+	return n, n.mu.Unlock, nil
+}
+
+func (s *sockets) of(ns uint64) (*nft, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.open[ns]; n != nil {
+		return n, nil
+	}
+	n, err := openNFT()
+	if err != nil {
+		return nil, err
+	}
+	if s.open == nil {
+		s.open = map[uint64]*nft{}
+	}
+	s.open[ns] = n
+	return n, nil
+}
+
+func (s *sockets) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.open {
+		n.mu.Lock()
+		_ = unix.Close(n.fd) // nothing is buffered
+		n.mu.Unlock()
+	}
+	s.open = nil
 }
 
 func openNFT() (*nft, error) {
@@ -33,8 +85,6 @@ func openNFT() (*nft, error) {
 	}
 	return &nft{fd: fd}, nil
 }
-
-func (n *nft) close() { _ = unix.Close(n.fd) } // nothing is buffered
 
 // attr encodes one netlink attribute.
 func attr(typ int, data ...[]byte) []byte {
@@ -102,8 +152,8 @@ func (n *nft) commit(all []message) error {
 	var fail []error
 	for left := len(all); left > 0; {
 		err := n.receive(func(h unix.NlMsghdr, body []byte) error {
-			if h.Type != unix.NLMSG_ERROR || len(body) < 4 {
-				return nil
+			if h.Type != unix.NLMSG_ERROR || len(body) < 4 || int32(h.Seq-first) < 0 {
+				return nil // also what an earlier call did not wait for
 			}
 			left--
 			code := unix.Errno(-int32(binary.NativeEndian.Uint32(body)))

@@ -101,11 +101,11 @@ func (p *Plugins) addPorts(ctx context.Context, c Call) (*types100.Result, error
 		return nil, err
 	}
 	defer done()
-	n, err := openNFT()
+	n, letGo, err := p.rules.sockets.hold()
 	if err != nil {
 		return nil, err
 	}
-	defer n.close()
+	defer letGo()
 	for _, pod := range podAddresses(r, c.IfName) {
 		all, err := conf.rulesFor(n, c, pod)
 		if err == nil {
@@ -317,11 +317,11 @@ func (p *Plugins) delPorts(ctx context.Context, c Call) error {
 		return err
 	}
 	defer done()
-	n, err := openNFT()
+	n, letGo, err := p.rules.sockets.hold()
 	if err != nil {
 		return err
 	}
-	defer n.close()
+	defer letGo()
 	own := chainName("DN-", conf.Name, c.ContainerID)
 	if err := errors.Join(n.dropChain(ipv4, own, chainDNAT), n.dropChain(ipv6, own, chainDNAT)); err != nil {
 		return fmt.Errorf("take away the way of ports: %w", err)
