@@ -75,14 +75,14 @@ func (p *Plugins) address(ctx context.Context, c Call) (*types100.Result, error)
 		for n, set := range conf.IPAM.Ranges {
 			a, err := give(dir, c, set, n, held, &asked)
 			if err != nil {
-				return errors.Join(fmt.Errorf("failed to allocate for range %d: %w", n, err), free(dir, given))
+				return errors.Join(fmt.Errorf("take an address of range %d: %w", n, err), free(dir, given))
 			}
 			failpoint.Here("cni.address.given")
 			given = append(given, a)
 			r.IPs = append(r.IPs, ipConfig(a, find(set, a)))
 		}
 		if len(asked) > 0 {
-			return errors.Join(fmt.Errorf("failed to allocate all requested IPs: %v", asked), free(dir, given))
+			return errors.Join(fmt.Errorf("addresses %v are asked for, and in no range", asked), free(dir, given))
 		}
 		return nil
 	})
