@@ -66,7 +66,7 @@ func (p *parts) network(owner cni.Owner, dir string, most int) *cni.Networks {
 	if cfg.BinDir != "" {
 		bins = []string{cfg.BinDir}
 	}
-	return cni.New(cni.Config{Dir: dir, Most: most, BinDirs: bins, Builtin: true, Owner: owner, Log: p.log})
+	return cni.New(cni.Config{Dir: dir, Most: most, BinDirs: bins, Builtin: p.cfg.Berth.BuiltinCNI, Owner: owner, Log: p.log})
 }
 
 // specSettings is what the configuration says of specs, for all handlers.

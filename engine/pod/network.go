@@ -58,8 +58,8 @@ func (p *Pods) networkRequest(pod *Pod, h *Handler, path string) (cni.Request, e
 	return r, nil
 }
 
-// detach gives back the pod's addresses. It needs nothing but the row, and may be
-// called again.
+// detach gives back the pod's addresses; the caller removes its namespaces right
+// afterwards. It needs nothing but the row, and may be called again.
 func (p *Pods) detach(ctx context.Context, pod *Pod) error {
 	if len(pod.Plan) == 0 {
 		return nil
@@ -72,7 +72,7 @@ func (p *Pods) detach(ctx context.Context, pod *Pod) error {
 	if h := p.cfg.Handlers[pod.Handler]; h != nil {
 		nets = p.networks(h)
 	}
-	return nets.Del(ctx, saved)
+	return nets.End(ctx, saved)
 }
 
 // Attachments lists every attachment that a row speaks of, for the collection of

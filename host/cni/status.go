@@ -86,11 +86,11 @@ func (n *Networks) have(network, typ string, raw []byte) error {
 		} `json:"ipam"`
 	}
 	_ = json.Unmarshal(raw, &c) // an ipam of another shape is the plugin's affair
+	if n.own != nil && n.inProcess(call{verb: "ADD", typ: typ, stdin: raw}) {
+		return nil // with its addresses
+	}
 	for _, t := range []string{typ, c.IPAM.Type} {
 		if t == "" {
-			continue
-		}
-		if n.own != nil && n.inProcess(call{verb: "ADD", typ: t, stdin: raw}) {
 			continue
 		}
 		if _, err := n.run.find(network, t); err != nil {
