@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/failpoint"
 	"github.com/berthd/berth/base/spec"
+	"github.com/berthd/berth/host/mount"
 	"github.com/berthd/berth/host/shim"
 	"github.com/berthd/berth/store"
 )
@@ -77,6 +79,13 @@ func (t *Tasks) make(ctx context.Context, v store.Scoped, task *Task, c store.Co
 		return 0, err
 	}
 	failpoint.Here("task.bundle")
+	if slices.ContainsFunc(r.Rootfs, mapsIDs) {
+		// Shims cannot map the ids of a mount: they get the root file system mounted.
+		if err := mount.All(r.Rootfs, filepath.Join(t.bundle(task.key), "rootfs")); err != nil {
+			return 0, err
+		}
+		r.Rootfs = nil
+	}
 	b, err := t.startShim(ctx, task, r)
 	if err != nil {
 		return 0, err
@@ -100,6 +109,11 @@ func (t *Tasks) make(ctx context.Context, v store.Scoped, task *Task, c store.Co
 	failpoint.Here("task.created")
 	task.row.State = store.TaskReady
 	return body.Pid, v.Update(ctx, func(tx *store.Tx) error { return tx.PutTask(task.row) })
+}
+
+// mapsIDs reports a mount that shows its files to a user namespace.
+func mapsIDs(m spec.Mount) bool {
+	return slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "uidmap=") || strings.HasPrefix(o, "gidmap=") })
 }
 
 // startShim finds the shim for a task: one that the client names, the one of its

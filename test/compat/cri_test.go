@@ -37,6 +37,9 @@ type node struct {
 func newNode(t *testing.T) *node {
 	t.Helper()
 	l := lab.New(t)
+	if err := os.Chmod(l.Dir, 0o711); err != nil { // the root of a user namespace must get to its files
+		t.Fatal(err)
+	}
 	reg := l.Registry()
 	oci := filepath.Join(l.Dir, "oci")
 	if err := lab.Busybox(oci); err != nil {
@@ -186,16 +189,33 @@ func (n *node) log(path string) string {
 // own, and finds nothing left.
 func TestCRILifecycle(t *testing.T) {
 	n := newNode(t)
-	for _, pid := range []cri.NamespaceMode{cri.NamespaceMode_CONTAINER, cri.NamespaceMode_POD} {
-		t.Run(pid.String(), func(t *testing.T) {
-			pc := n.podConfig("life-"+strings.ToLower(pid.String()), pid)
+	mapping := []*cri.IDMapping{{HostId: 500_000, Length: 65_536}}
+	mapped := &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: mapping, Gids: mapping}
+	for _, c := range []struct {
+		name   string
+		pid    cri.NamespaceMode
+		userns *cri.UserNamespace
+		users  string // line of /proc/self/uid_map
+	}{
+		{"own-pids", cri.NamespaceMode_CONTAINER, nil, "0 0 4294967295"},
+		{"shared-pids", cri.NamespaceMode_POD, nil, "0 0 4294967295"},
+		{"user-namespace", cri.NamespaceMode_CONTAINER, mapped, "0 500000 65536"},
+		{"user-namespace-shared-pids", cri.NamespaceMode_POD, mapped, "0 500000 65536"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			pid := c.pid
+			pc := n.podConfig("life-"+c.name, pid)
+			pc.Linux.SecurityContext.NamespaceOptions.UsernsOptions = c.userns
 			pod := n.runPod(pc)
 			st := n.podStatus(pod)
 			if st.GetState() != cri.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(st.GetNetwork().GetIp(), "10.101.200.") ||
 				st.GetLabels()["app"] != pc.GetMetadata().GetName() || st.GetAnnotations()["note"] != "kept" {
 				t.Errorf("pod: %v", st)
 			}
-			id := n.create(pod, pc, n.containerConfig("main", "echo hello; hostname; ip addr show eth0 | grep -o '10[.]101[.]200[.][0-9]*' | head -1; exit 7", pid))
+			cc := n.containerConfig("main", "echo hello; hostname; echo users $(cat /proc/self/uid_map); touch /file; stat -c 'owner %u' /file /bin/sh; "+
+				"ip addr show eth0 | grep -o '10[.]101[.]200[.][0-9]*' | head -1; exit 7", pid)
+			cc.Linux.SecurityContext.NamespaceOptions.UsernsOptions = c.userns
+			id := n.create(pod, pc, cc)
 			if s := n.status(id); s.GetState() != cri.ContainerState_CONTAINER_CREATED {
 				t.Errorf("created container: %v", s)
 			}
@@ -205,10 +225,13 @@ func TestCRILifecycle(t *testing.T) {
 				t.Errorf("ended container: %v", s)
 			}
 			text := n.log(s.GetLogPath())
-			for _, want := range []string{" stdout F hello\n", " stdout F " + pc.GetHostname() + "\n", " stdout F " + st.GetNetwork().GetIp() + "\n"} {
+			for _, want := range []string{" stdout F hello\n", " stdout F " + pc.GetHostname() + "\n", " stdout F " + st.GetNetwork().GetIp() + "\n", " F users " + c.users + "\n", " F owner 0\n"} {
 				if !strings.Contains(text, want) {
 					t.Errorf("log %q lacks %q", text, want)
 				}
+			}
+			if strings.Count(text, "owner 0") != 2 {
+				t.Errorf("files of the image, and new ones, are root's inside: %q", text)
 			}
 			for range 2 { // the second time nothing is there any more
 				if _, err := n.rt().StopPodSandbox(n.ctx, &cri.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
