@@ -41,6 +41,7 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	p.networks = append(p.networks, p.network(owner, cfg.CNI.ConfDir, cfg.CNI.Max))
 	box := sandbox.New(sandbox.Config{State: p.cfg.State, Root: p.cfg.Root, Shim: own, Store: p.store, Tasks: p.tasks})
 	p.plugin("sandbox.controller.v1", "podsandbox")
+	p.nri = p.nriPlugins(ctx)
 	handlers := map[string]*pod.Handler{}
 	for name, r := range cfg.Containerd.Runtimes {
 		if handlers[name], err = p.handler(ctx, launcher, name, r, owner); err != nil {
@@ -50,7 +51,7 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	handlers[""] = handlers[cfg.Containerd.Default]
 	p.pods = pod.New(ctx, pod.Config{
 		Root: p.cfg.Root, State: p.cfg.State, GC: p.collect, Store: p.store, Tasks: p.tasks, Sandbox: box, Images: p.images, Exchange: p.exchange,
-		Networks: p.networks[0], CNIDir: cfg.CNI.ConfDir, CNITemplate: cfg.CNI.Template, Owner: owner, Host: host, Handlers: handlers,
+		NRI: p.nri, Networks: p.networks[0], CNIDir: cfg.CNI.ConfDir, CNITemplate: cfg.CNI.Template, Owner: owner, Host: host, Handlers: handlers,
 		Warnings: p.podWarnings(), MaxLine: max(0, cfg.MaxLogLine), ExecDrain: cfg.DrainExecSync.Std(), IgnoreVolumes: cfg.IgnoreVolumes, Prefer: cni.IPPreference(cfg.CNI.IPPref), Log: p.log,
 	})
 	p.plugin("cri.v1", "images")
@@ -211,6 +212,11 @@ func (p *parts) recoverPods(ctx context.Context) (*event.Subscription, error) {
 	}
 	if err == nil {
 		err = p.pods.Recover(ctx)
+	}
+	if err == nil {
+		if err := p.nri.Start(pod.Plugins{Pods: p.pods}); err != nil { // pods run without; what needs a plugin does not
+			p.log.Error("NRI plugins cannot connect", "error", err)
+		}
 	}
 	return ends, err
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/berthd/berth/engine/restart"
 	"github.com/berthd/berth/engine/task"
 	"github.com/berthd/berth/host/cni"
+	"github.com/berthd/berth/host/nri"
 	"github.com/berthd/berth/host/shim"
 	"github.com/berthd/berth/server/containerd"
 	"github.com/berthd/berth/server/stream"
@@ -48,6 +49,7 @@ type parts struct {
 	tasks    *task.Tasks
 	networks []*cni.Networks // everybody's, then those of runtime handlers
 	pods     *pod.Pods
+	nri      *nri.Plugins
 	keeper   *restart.Keeper
 	streams  *stream.Server
 	plugins  []containerd.Plugin
@@ -208,6 +210,7 @@ func (p *parts) close() error {
 	if p.streams != nil { // first: its sessions use all the rest
 		all = append(all, p.streams.Close())
 	}
+	all = append(all, p.nri.Close())
 	if p.pods != nil {
 		all = append(all, p.pods.Close())
 	}

@@ -33,7 +33,7 @@ func containerName(m *cri.ContainerMetadata) string {
 // Create makes a container in a pod and returns its id. The same name asked for
 // again gives the same container, also while it is being made.
 //
-//	row creating ─> snapshot ─> user, volumes ─> spec ─> rows created
+//	row creating ─> snapshot ─> user, volumes ─> spec ─> plugins ─> rows created
 func (p *Pods) Create(ctx context.Context, ns, podID string, config *cri.ContainerConfig) (string, error) {
 	m := config.GetMetadata()
 	if m.GetName() == "" || strings.ContainsAny(m.GetName(), "/\x00\n") {
@@ -112,8 +112,19 @@ func (p *Pods) makeContainer(ctx context.Context, mk *making, pod *Pod, c *Conta
 	if err != nil {
 		return nil, err
 	}
+	sp, done, err := p.adjust(ctx, mk, pod, c, h, sp)
+	defer done()
+	if err != nil {
+		return nil, err
+	}
 	mk.at("writing its row")
-	return p.recordContainer(ctx, pod, c, h, sp)
+	made, err := p.recordContainer(ctx, pod, c, h, sp)
+	if err != nil {
+		p.containerGone(ctx, pod, c, sp)
+		return nil, err
+	}
+	p.tellOnly(ctx, made, "created", p.cfg.NRI.PostCreate)
+	return made, nil
 }
 
 // findImage reads the container's image out of the store, and notes in the

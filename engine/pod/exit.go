@@ -130,6 +130,7 @@ func (p *Pods) finish(ctx context.Context, c Container) {
 	p.showContainer(&c)
 	p.feed.exit(&c)
 	p.tellContainer(cri.ContainerEventType_CONTAINER_STOPPED_EVENT, &c)
+	p.tellOnly(ctx, &c, "stopped", p.cfg.NRI.StopContainer)
 }
 
 // settle asks a container's shim how the container is, and writes down an end that

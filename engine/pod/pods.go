@@ -29,6 +29,7 @@ import (
 	"github.com/berthd/berth/engine/sandbox"
 	"github.com/berthd/berth/engine/task"
 	"github.com/berthd/berth/host/cni"
+	"github.com/berthd/berth/host/nri"
 	"github.com/berthd/berth/store"
 )
 
@@ -56,6 +57,7 @@ type Config struct {
 	CNITemplate string // of one that is made when the node gets its pods' addresses; ""
 	Owner       cni.Owner
 	Host        podspec.Host
+	NRI         *nri.Plugins        // or nil
 	Handlers    map[string]*Handler // "" is the default
 	MaxLine     int                 // bytes of one log line before it is split; 0: not split
 	ExecDrain   time.Duration       // task.Attended.Drain of every exec

@@ -40,7 +40,7 @@ func checkPodConfig(c *cri.PodSandboxConfig) error {
 // Run makes a pod and returns its id. The same name asked for again gives the same
 // pod, also while it is being made.
 //
-//	row creating ─> files ─> namespaces ─> plan in the row ─> CNI ADD ─> infra process, if any ─> row ready
+//	row creating ─> files ─> namespaces ─> plan in the row ─> CNI ADD ─> infra process, if any ─> plugins ─> row ready
 //
 // Whatever fails, one teardown undoes it all.
 func (p *Pods) Run(ctx context.Context, ns string, config *cri.PodSandboxConfig, handler string) (string, error) {
@@ -90,6 +90,11 @@ func (p *Pods) make(ctx context.Context, m *making, ns, name string, config *cri
 	}
 	failpoint.Here("pod.reserved")
 	made, err := p.build(ctx, m, pod, h)
+	if err == nil {
+		var done func()
+		done, err = p.announce(ctx, m, made)
+		defer done()
+	}
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("pod %s: %w", name, err), p.takeBack(ctx, pod))
 	}
@@ -99,6 +104,7 @@ func (p *Pods) make(ctx context.Context, m *making, ns, name string, config *cri
 		err = p.scope(ns).Promise(ctx, func(tx *store.Tx) error { return tx.PutPod(row) })
 	}
 	if err != nil {
+		p.podGone(ctx, p.nriPod(made))
 		return "", errors.Join(fmt.Errorf("pod %s: %w", name, err), p.takeBack(ctx, pod))
 	}
 	p.showPod(made)

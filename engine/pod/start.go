@@ -84,12 +84,16 @@ func (p *Pods) Start(ctx context.Context, ns, id string) error {
 		}
 		p.showContainer(&next)
 		p.tellContainer(cri.ContainerEventType_CONTAINER_STARTED_EVENT, &next)
+		p.tellOnly(ctx, &next, "started", p.cfg.NRI.PostStart)
 		return nil
 	})
 }
 
 // launch makes the container's task and runs it.
 func (p *Pods) launch(ctx context.Context, pod *Pod, c *Container, h *Handler) (uint32, error) {
+	if err := p.notice(ctx, c, "start", p.cfg.NRI.StartContainer); err != nil {
+		return 0, err
+	}
 	v := p.leased(c.Namespace, pod.ID)
 	rootfs, err := v.SnapshotMounts(ctx, c.Snapshot, c.ID)
 	if err != nil {
@@ -142,6 +146,7 @@ func (p *Pods) startFailed(ctx context.Context, c Container, cause error) error 
 	next, err := p.putContainer(context.WithoutCancel(ctx), c)
 	if err == nil {
 		p.tellContainer(cri.ContainerEventType_CONTAINER_STOPPED_EVENT, next)
+		p.tellOnly(context.WithoutCancel(ctx), next, "stopped", p.cfg.NRI.StopContainer)
 	}
 	return err
 }

@@ -115,6 +115,9 @@ func (p *Pods) removeContainer(ctx context.Context, c *Container) error {
 		return err
 	}
 	failpoint.Here("container.remove.task")
+	if c.State != store.ContainerCreating {
+		p.tellOnly(ctx, c, "removed", p.cfg.NRI.RemoveContainer)
+	}
 	err := p.scope(c.Namespace).Update(ctx, func(tx *store.Tx) error {
 		all := []error{errs.Ignore(tx.DeleteContainer(c.ID), errs.NotFound), errs.Ignore(tx.RemoveSnapshot(c.Snapshot, c.ID), errs.NotFound)}
 		for n, m := range c.Config.GetMounts() {

@@ -53,6 +53,7 @@ func (p *Pods) stopPod(ctx context.Context, pod *Pod) error {
 	if pod.Stopped {
 		return nil
 	}
+	p.tellStopped(ctx, pod)
 	if err := p.takeDown(ctx, pod); err != nil {
 		return fmt.Errorf("stop pod %s: %w", pod.ID, err)
 	}
@@ -115,9 +116,19 @@ func (p *Pods) Remove(ctx context.Context, ns, id string) error {
 	if pod, err = p.Pod(ns, pod.ID); err != nil {
 		return errs.Ignore(err, errs.NotFound)
 	}
+	if !pod.Stopped && p.cfg.NRI.Any() {
+		if err := p.stopPod(ctx, pod); err != nil { // so that plugins are told in order
+			p.log.Warn("a pod that is removed does not stop", "pod", pod.ID, "error", err)
+		}
+		if pod, err = p.Pod(ns, pod.ID); err != nil {
+			return errs.Ignore(err, errs.NotFound)
+		}
+	}
+	view := p.nriPod(pod)
 	if err := p.teardown(ctx, pod); err != nil {
 		return fmt.Errorf("remove pod %s: %w", pod.ID, err)
 	}
+	p.podGone(ctx, view)
 	p.tellPod(cri.ContainerEventType_CONTAINER_DELETED_EVENT, pod)
 	return nil
 }

@@ -21,60 +21,79 @@ const resourcesURL = "types.containerd.io/opencontainers/runtime-spec/1/LinuxRes
 // tree first, then in its spec and its row.
 func (p *Pods) Update(ctx context.Context, ns, id string, ask *cri.LinuxContainerResources, annotations map[string]string) error {
 	return p.change(ctx, ns, id, "update", func(c *Container) error {
-		if c.State != store.ContainerCreated && c.State != store.ContainerRunning {
-			return errs.New(errs.FailedPrecondition, "it is %s", c.State)
-		}
-		v := p.scope(ns)
-		row, err := store.Get(ctx, v, func(tx *store.Tx) (store.Container, error) { return tx.Container(c.ID) })
-		if err != nil {
-			return err
-		}
-		var sp specs.Spec
-		if err := json.Unmarshal(row.Spec.Value, &sp); err != nil {
-			return errs.New(errs.DataLoss, "its spec cannot be read: %v", err)
-		}
 		h, err := p.handler(p.podOf(c).Handler)
 		if err != nil {
 			return err
 		}
-		change, err := podspec.Resources(p.cfg.Host, h.Handler, ask)
-		if err != nil {
-			return err
-		}
-		podspec.Merge(&sp, change)
-		if c.State == store.ContainerRunning {
-			raw, err := json.Marshal(change)
+		err = p.applyUpdate(ctx, c, ask, annotations, func(sp *specs.Spec) (*specs.LinuxResources, error) {
+			change, err := podspec.Resources(p.cfg.Host, h.Handler, ask)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			if err := p.tasks.Update(ctx, v, c.ID, store.Any{TypeURL: resourcesURL, Value: raw}, annotations); err != nil {
-				return err
-			}
-		}
-		if row.Spec.Value, err = json.Marshal(&sp); err != nil {
-			return err
-		}
-		next := *c
-		next.Config = proto.CloneOf(c.Config)
-		if next.Config.Linux == nil {
-			next.Config.Linux = &cri.LinuxContainerConfig{}
-		}
-		next.Config.Linux.Resources = mergeResources(c.Config.GetLinux().GetResources(), ask)
-		prow, err := next.row()
+			return p.agreed(ctx, c, sp, change)
+		})
 		if err != nil {
 			return err
 		}
-		err = v.Update(ctx, func(tx *store.Tx) error {
-			if _, err := tx.UpdateContainer(row, "spec"); err != nil {
-				return err
-			}
-			return tx.PutPodContainer(prow)
-		})
-		if err == nil {
-			p.showContainer(&next)
+		if now, err := p.Container(ns, c.ID); err == nil {
+			p.tellOnly(ctx, now, "updated", p.cfg.NRI.PostUpdate)
 		}
-		return err
+		return nil
 	})
+}
+
+// applyUpdate carries a change of limits out. ask is what the container's config
+// says of it.
+func (p *Pods) applyUpdate(ctx context.Context, c *Container, ask *cri.LinuxContainerResources, annotations map[string]string, decide func(*specs.Spec) (*specs.LinuxResources, error)) error {
+	if c.State != store.ContainerCreated && c.State != store.ContainerRunning {
+		return errs.New(errs.FailedPrecondition, "it is %s", c.State)
+	}
+	v := p.scope(c.Namespace)
+	row, err := store.Get(ctx, v, func(tx *store.Tx) (store.Container, error) { return tx.Container(c.ID) })
+	if err != nil {
+		return err
+	}
+	var sp specs.Spec
+	if err := json.Unmarshal(row.Spec.Value, &sp); err != nil {
+		return errs.New(errs.DataLoss, "its spec cannot be read: %v", err)
+	}
+	change, err := decide(&sp)
+	if err != nil {
+		return err
+	}
+	podspec.Merge(&sp, change)
+	if c.State == store.ContainerRunning {
+		raw, err := json.Marshal(change)
+		if err != nil {
+			return err
+		}
+		if err := p.tasks.Update(ctx, v, c.ID, store.Any{TypeURL: resourcesURL, Value: raw}, annotations); err != nil {
+			return err
+		}
+	}
+	if row.Spec.Value, err = json.Marshal(&sp); err != nil {
+		return err
+	}
+	next := *c
+	next.Config = proto.CloneOf(c.Config)
+	if next.Config.Linux == nil {
+		next.Config.Linux = &cri.LinuxContainerConfig{}
+	}
+	next.Config.Linux.Resources = mergeResources(c.Config.GetLinux().GetResources(), ask)
+	prow, err := next.row()
+	if err != nil {
+		return err
+	}
+	err = v.Update(ctx, func(tx *store.Tx) error {
+		if _, err := tx.UpdateContainer(row, "spec"); err != nil {
+			return err
+		}
+		return tx.PutPodContainer(prow)
+	})
+	if err == nil {
+		p.showContainer(&next)
+	}
+	return err
 }
 
 // mergeResources keeps what the request does not speak of: in CRI zero means "leave
@@ -140,7 +159,15 @@ func (p *Pods) UpdatePod(ctx context.Context, ns, id string, overhead, resources
 	if resources != nil {
 		next.Config.Linux.Resources = resources
 	}
-	_, err = p.putPod(ctx, next)
+	view := p.nriPod(&next)
+	if err := p.cfg.NRI.UpdatePod(ctx, view, podspec.NRIResources(overhead), podspec.NRIResources(resources)); err != nil {
+		return err
+	}
+	if _, err = p.putPod(ctx, next); err == nil {
+		if err := p.cfg.NRI.PostUpdatePod(ctx, view); err != nil {
+			p.log.Warn("a plugin was told of an updated pod and did not take it", "pod", pod.ID, "error", err)
+		}
+	}
 	return err
 }
 

@@ -124,6 +124,24 @@ func TestNRIPod(t *testing.T) {
 	}
 }
 
+// TestViews looks at every kind of spec, and at the least there can be.
+func TestViews(t *testing.T) {
+	for name, change := range goldens {
+		w := newWorld()
+		change(w)
+		s, err := w.spec()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := NRIContainer(s, NRIState{ID: w.c.ID, Config: w.c.Config})
+		if !slices.Equal(c.Args, s.Process.Args) || len(c.Mounts) != len(s.Mounts) || (c.Linux.SeccompPolicy == nil) != (s.Linux.Seccomp == nil) {
+			t.Errorf("%s: %v", name, c)
+		}
+	}
+	NRIContainer(&specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}, NRIState{})
+	NRIPod(Pod{}, true, "", nil)
+}
+
 func TestFromNRI(t *testing.T) {
 	w := newWorld()
 	w.host.Swap = false

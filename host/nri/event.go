@@ -17,6 +17,9 @@ func (p *Plugins) RunPod(ctx context.Context, pod *api.PodSandbox) (done func(),
 	if p == nil {
 		return func() {}, nil
 	}
+	if err := p.ready(ctx); err != nil {
+		return func() {}, err
+	}
 	err = p.each(func(pl *plugin) error {
 		return pl.notify(ctx, api.Event_RUN_POD_SANDBOX, pod, nil, func(ctx context.Context) error {
 			_, err := pl.api.RunPodSandbox(ctx, &api.RunPodSandboxRequest{Pod: pod})
@@ -79,6 +82,9 @@ func (p *Plugins) PostUpdatePod(ctx context.Context, pod *api.PodSandbox) error 
 func (p *Plugins) Create(ctx context.Context, pod *api.PodSandbox, view func(*api.ContainerAdjustment) (*api.Container, error)) (adjust *api.ContainerAdjustment, done func(), err error) {
 	if p == nil {
 		return nil, func() {}, nil
+	}
+	if err := p.ready(ctx); err != nil {
+		return nil, func() {}, err
 	}
 	pristine, err := view(nil)
 	if err != nil {

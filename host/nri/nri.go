@@ -68,6 +68,8 @@ type Plugins struct {
 	wg   sync.WaitGroup
 	rt   Runtime
 	lis  net.Listener
+	// launched is closed when the programs of the plugin directory take part.
+	launched chan struct{}
 
 	mu struct {
 		sync.Mutex
@@ -89,37 +91,33 @@ func New(ctx context.Context, cfg Config) *Plugins {
 	if cfg.Request <= 0 {
 		cfg.Request = DefaultRequest
 	}
-	p := &Plugins{cfg: cfg, log: cfg.Log.With("part", "nri")}
+	p := &Plugins{cfg: cfg, log: cfg.Log.With("part", "nri"), launched: make(chan struct{})}
 	p.life, p.stop = context.WithCancel(ctx)
 	p.mu.conns, p.mu.pods, p.mu.containers = map[*plugin]bool{}, map[string]*api.PodSandbox{}, map[string]*api.Container{}
 	return p
 }
 
-// Start starts the programs of the plugin directory and then listens. A plugin that
-// does not work is logged and left out: if it is required, no container can be made.
+// Start listens and starts the programs of the plugin directory. What is made
+// meanwhile waits for those. A plugin that does not work is logged and left out: if
+// it is required, no container can be made.
 func (p *Plugins) Start(rt Runtime) error {
 	if p == nil {
 		return nil
 	}
 	p.rt = rt
-	p.launchAll()
+	p.wg.Add(1)
+	// owner: Close cancels life and waits.
+	go func() {
+		defer p.wg.Done()
+		defer close(p.launched)
+		p.launchAll()
+	}()
 	if p.cfg.Socket == "" {
 		return nil
 	}
-	dir := filepath.Dir(p.cfg.Socket)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("NRI socket: %w", err)
-	}
-	if err := errs.Ignore(os.Remove(p.cfg.Socket), fs.ErrNotExist); err != nil {
-		return fmt.Errorf("NRI socket: %w", err)
-	}
-	l, err := net.Listen("unix", p.cfg.Socket)
+	l, err := listen(p.cfg.Socket)
 	if err != nil {
 		return fmt.Errorf("NRI socket: %w", err)
-	}
-	// Who can connect can change every container.
-	if err := os.Chmod(p.cfg.Socket, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("NRI socket: %w", err), l.Close())
 	}
 	p.lis = l
 	p.wg.Add(1)
@@ -129,6 +127,53 @@ func (p *Plugins) Start(rt Runtime) error {
 		p.accept(l)
 	}()
 	return nil
+}
+
+// listen makes the socket in place of one that nobody answers at. Who can connect
+// can change every container: only root can.
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		return nil, errors.Join(errs.New(errs.AlreadyExists, "%s belongs to another runtime that runs", path), c.Close())
+	}
+	if err := errs.Ignore(os.Remove(path), fs.ErrNotExist); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// ready waits until the programs of the plugin directory take part, or cannot.
+func (p *Plugins) ready(ctx context.Context) error {
+	select {
+	case <-p.launched:
+		return nil
+	default:
+	}
+	select {
+	case <-p.launched:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the plugins of %s are still being started: %w", p.cfg.PluginDir, context.Cause(ctx))
+	}
+}
+
+// Any reports whether there is a plugin to tell something.
+func (p *Plugins) Any() bool {
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.mu.all) > 0
 }
 
 func (p *Plugins) accept(l net.Listener) {

@@ -488,6 +488,9 @@ func TestBadNames(t *testing.T) {
 			t.Errorf("%v: %v", n, err)
 		}
 	}
+	if err := New(t.Context(), p.cfg).Start(w); !errs.Is(err, errs.AlreadyExists) {
+		t.Errorf("a second runtime at the socket: %v", err)
+	}
 	// One that connects and says nothing.
 	c, err := net.Dial("unix", p.cfg.Socket)
 	if err != nil {
@@ -519,10 +522,10 @@ func TestLaunched(t *testing.T) {
 	}
 	w := &world{}
 	p := testbed(t, w, func(c *Config) { c.PluginDir, c.ConfigDir, c.Register = dir, conf, 5*time.Second })
+	a, err := w.make(t.Context(), p, "c") // it waits for the programs
 	if got := p.Names(); !slices.Equal(got, []string{"30-sample"}) {
 		t.Fatalf("plugins %v", got)
 	}
-	a, err := w.make(t.Context(), p, "c")
 	if err != nil || len(a.GetEnv()) != 1 || a.Env[0].Value != "of mine|berth|1" {
 		t.Errorf("%v, %v", a, err)
 	}
