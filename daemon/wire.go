@@ -123,7 +123,7 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	p.shims = task.NewShims()
 	p.plugin("shim.v1", "manager")
 	p.tasks = task.New(ctx, task.Config{State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: launcher, Shims: p.shims, Log: log})
-	p.plugin("runtime.v2", "task").Exports = map[string]string{"log-uri-schemes": "fifo,binary,binary-v2,file"}
+	p.plugin("runtime.v2", "task").Exports = map[string]string{"root": cfg.Root, "state": cfg.State, "log-uri-schemes": "fifo,binary,binary-v2,file"}
 	if err := p.wirePods(ctx, launcher); err != nil {
 		return nil, errors.Join(err, p.close())
 	}

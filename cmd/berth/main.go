@@ -9,5 +9,6 @@ import (
 )
 
 func main() {
-	os.Exit(cli.Main(os.Args[1:], daemon.Command(), daemon.ConfigCommand()))
+	build := cli.Build{Version: daemon.Version, Revision: daemon.Revision}
+	os.Exit(cli.Main(os.Args[1:], build, daemon.Command(), daemon.ConfigCommand()))
 }

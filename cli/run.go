@@ -1,0 +1,293 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/term"
+)
+
+// containerCommands are the verbs of containers.
+func (a *app) containerCommands() []*cobra.Command {
+	return []*cobra.Command{
+		a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.killCommand(), a.pauseCommand(),
+		a.unpauseCommand(), a.waitCommand(), a.rmCommand(), a.renameCommand(), a.psCommand(), a.logsCommand(), a.execCommand(),
+		a.attachCommand(), a.inspectCommand(), a.topCommand(), a.statsCommand(), a.cpCommand(), a.diffCommand(), a.updateCommand(),
+	}
+}
+
+// marked says that failures of a command end with 125, as a container's status
+// would not.
+func marked(cmd *cobra.Command) *cobra.Command {
+	cmd.Annotations = map[string]string{statusKey: "125"}
+	return cmd
+}
+
+// pathOfAddress is the path of a log:// address.
+func pathOfAddress(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "log" {
+		return ""
+	}
+	return u.Path
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var x createFlags
+	var keys string
+	var sigProxy bool
+	cmd := marked(&cobra.Command{
+		Use: "run [flags] IMAGE [COMMAND] [ARG...]", Short: "Make a container and run it",
+		Long: `Make a container of an image, getting the image if it is not here, and run it. Without -d, its output
+is shown and berth ends as it ends; with -d, its id is printed and it goes on.
+
+Exit status: the command's own; 125 berth could not do it; 126 the command cannot be executed;
+127 it is not there; 128+N it was ended by signal N.
+
+From a terminal given with -it, ctrl-p ctrl-q leaves the container running; "berth attach" comes back.`,
+		Example: `  berth run --rm busybox echo hello
+  berth run -it --rm debian bash
+  berth run -d --name web -v $PWD/site:/usr/share/nginx/html:ro nginx
+  berth run --rm -m 64m --cpus 0.5 --read-only --tmpfs /tmp app`,
+		Args: minArgs(1), ValidArgsFunction: a.completeFirst(a.completeImages),
+	})
+	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+		x.EntrypointSet = cmd.Flags().Changed("entrypoint")
+		if x.Terminal && x.interactive && !x.detached && !term.Is(a.in) {
+			return errors.New("-it needs a terminal, and stdin is none: leave out -t")
+		}
+		k, err := a.create(ctx, c, &x, args[0], args[1:])
+		if err != nil {
+			return err
+		}
+		if x.detached {
+			return a.runDetached(ctx, c, k, x.remove)
+		}
+		status, err := a.runForeground(ctx, c, k, x.interactive, keys, sigProxy, x.remove)
+		if err != nil {
+			return err
+		}
+		return exitStatus(status)
+	})
+	x.add(cmd)
+	f := cmd.Flags()
+	f.BoolVarP(&x.detached, "detach", "d", false, "run in the background and print the id")
+	f.StringVar(&keys, "detach-keys", term.DefaultKeys, "`keys` that leave the container running")
+	f.BoolVar(&sigProxy, "sig-proxy", true, "pass signals on to the container")
+	return cmd
+}
+
+// exitStatus ends the program as the container has ended.
+func exitStatus(status uint32) error {
+	if status == 0 {
+		return nil
+	}
+	return exitCode{code: int(status & 0xff)}
+}
+
+// completeFirst completes the first argument only; the others are the container's.
+func (a *app) completeFirst(fn func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return fn(cmd, args, word)
+	}
+}
+
+func (a *app) runDetached(ctx context.Context, c *client.Client, k *containersapi.Container, remove bool) error {
+	err := makeTask(ctx, c, k)
+	if err == nil {
+		err = startTask(ctx, c, k.GetID())
+	}
+	if err == nil {
+		err = setRestart(ctx, c, k, true)
+	}
+	if err != nil {
+		return a.cleanAfter(ctx, c, k, remove, err)
+	}
+	fmt.Fprintln(a.out, k.GetID())
+	return nil
+}
+
+// runForeground runs a container that was made, with the user at it.
+func (a *app) runForeground(ctx context.Context, c *client.Client, k *containersapi.Container, stdin bool, keys string, sigProxy, remove bool) (uint32, error) {
+	if err := makeTask(ctx, c, k); err != nil {
+		return 0, a.cleanAfter(ctx, c, k, remove, err)
+	}
+	f, err := a.dial(ctx, c, k, stdin, keys)
+	if err != nil {
+		return 0, a.cleanAfter(ctx, c, k, remove, err)
+	}
+	f.fresh, f.sigProxy = true, sigProxy && !f.s.Terminal()
+	// From here on the user's interrupts are the container's, not ours.
+	ctx = context.WithoutCancel(ctx)
+	status, detached, err := f.run(ctx, func() error {
+		if err := startTask(ctx, c, k.GetID()); err != nil {
+			return err
+		}
+		return setRestart(ctx, c, k, true)
+	})
+	if detached {
+		fmt.Fprintf(a.err, "\r\nContainer %s goes on; come back with `berth attach %s`.\r\n", displayName(k), displayName(k))
+		if remove {
+			return 0, relabel(ctx, c, k, map[string]string{labelAutoRemove: "true"})
+		}
+		return 0, nil
+	}
+	if err != nil {
+		return 0, a.cleanAfter(ctx, c, k, remove, err)
+	}
+	if remove {
+		err = a.removeContainer(ctx, c, k, true)
+	}
+	return status, err
+}
+
+// cleanAfter removes a container that could not be started, if it was to be
+// removed; else only its task goes.
+func (a *app) cleanAfter(ctx context.Context, c *client.Client, k *containersapi.Container, remove bool, err error) error {
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+	defer cancel()
+	var cerr error
+	if remove {
+		cerr = a.removeContainer(clean, c, k, true)
+	} else if p, terr := taskOf(clean, c, k.GetID()); terr == nil && p != nil && !isUp(p) {
+		_ = kill(clean, c, k.GetID(), 9, true) // a created one is ended before it is deleted
+		cerr = deleteTask(clean, c, k.GetID())
+	}
+	var code exitCode
+	if errors.As(err, &code) {
+		return exitCode{code.code, errors.Join(code.err, cerr)}
+	}
+	return errors.Join(err, cerr)
+}
+
+func (a *app) createCommand() *cobra.Command {
+	var x createFlags
+	cmd := marked(&cobra.Command{
+		Use: "create [flags] IMAGE [COMMAND] [ARG...]", Short: "Make a container without running it",
+		Long:    `Make a container and print its id. "berth start" runs it.`,
+		Example: "  id=$(berth create --name job busybox sleep 60)\n  berth start job",
+		Args:    minArgs(1), ValidArgsFunction: a.completeFirst(a.completeImages),
+	})
+	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+		x.EntrypointSet, x.detached = cmd.Flags().Changed("entrypoint"), true
+		k, err := a.create(ctx, c, &x, args[0], args[1:])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, k.GetID())
+		return nil
+	})
+	x.add(cmd)
+	return cmd
+}
+
+func (a *app) startCommand() *cobra.Command {
+	var attachTo, interactive bool
+	var keys string
+	cmd := &cobra.Command{
+		Use: "start [flags] CONTAINER...", Short: "Run containers that have ended or were only made",
+		Example: "  berth start web\n  berth start -ai shell",
+		Args:    minArgs(1), ValidArgsFunction: a.completeContainers(false),
+	}
+	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+		if !attachTo && !interactive {
+			return a.forEach(args, func(ref string) error {
+				k, err := findContainer(ctx, c, ref)
+				if err != nil {
+					return err
+				}
+				return a.start(ctx, c, k)
+			})
+		}
+		if len(args) != 1 {
+			return errors.New("-a and -i take one container")
+		}
+		k, err := findContainer(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		if err := a.reconnect(ctx, c, k); err != nil {
+			return err
+		}
+		status, err := a.runForeground(ctx, c, k, interactive, keys, true, false)
+		if err != nil {
+			return err
+		}
+		return exitStatus(status)
+	})
+	f := cmd.Flags()
+	f.BoolVarP(&attachTo, "attach", "a", false, "show its output, pass signals on, and end as it ends")
+	f.BoolVarP(&interactive, "interactive", "i", false, "also give it stdin, if it was made with -i")
+	f.StringVar(&keys, "detach-keys", term.DefaultKeys, "`keys` that leave the container running")
+	return cmd
+}
+
+// start runs a container; one that runs already is left alone.
+func (a *app) start(ctx context.Context, c *client.Client, k *containersapi.Container) error {
+	p, err := taskOf(ctx, c, k.GetID())
+	if err != nil || isUp(p) {
+		return err
+	}
+	if err := a.reconnect(ctx, c, k); err != nil {
+		return err
+	}
+	if err := makeTask(ctx, c, k); err != nil {
+		return err
+	}
+	if err := startTask(ctx, c, k.GetID()); err != nil {
+		return a.cleanAfter(ctx, c, k, false, err)
+	}
+	return setRestart(ctx, c, k, true)
+}
+
+func (a *app) attachCommand() *cobra.Command {
+	var keys string
+	var noStdin, sigProxy bool
+	cmd := marked(&cobra.Command{
+		Use: "attach [flags] CONTAINER", Short: "Connect to a running container's terminal or output",
+		Long: `Connect to the first process of a container: see its output from now on, and give it input if it was
+made with -i. Several may be attached at once. The detach keys leave it running.`,
+		Example: "  berth attach web\n  berth attach --no-stdin web",
+		Args:    exactArgs(1), ValidArgsFunction: a.completeContainers(true),
+	})
+	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+		k, err := findContainer(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		if _, err := running(ctx, c, k); err != nil {
+			return err
+		}
+		f, err := a.dial(ctx, c, k, !noStdin, keys)
+		if err != nil {
+			return err
+		}
+		f.sigProxy = sigProxy && !f.s.Terminal()
+		status, detached, err := f.run(context.WithoutCancel(ctx), nil)
+		if err != nil {
+			return err
+		}
+		if detached {
+			fmt.Fprintf(a.err, "\r\nContainer %s goes on.\r\n", displayName(k))
+			return nil
+		}
+		return exitStatus(status)
+	})
+	f := cmd.Flags()
+	f.StringVar(&keys, "detach-keys", term.DefaultKeys, "`keys` that leave the container running")
+	f.BoolVar(&noStdin, "no-stdin", false, "only look")
+	f.BoolVar(&sigProxy, "sig-proxy", true, "pass signals on to the container")
+	return cmd
+}
+
+// reconnect makes sure that a container that is to run again has its network.
+func (a *app) reconnect(context.Context, *client.Client, *containersapi.Container) error { return nil }
