@@ -1,4 +1,4 @@
-package cli
+package container
 
 import "math/rand/v2"
 

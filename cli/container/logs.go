@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/logfile"
+	"github.com/berthd/berth/cli/session"
 )
 
 // logFlags are those of logs, for containers and pods.
@@ -96,10 +97,10 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: `Show what a container has written, stdout on stdout and stderr on stderr. The container's shim keeps
 it, whether or not anybody is attached and whether or not the daemon runs.`,
 		Example: "  berth logs web\n  berth logs -f --tail 10 web\n  berth logs -t --since 5m web",
-		Args:    exactArgs(1), ValidArgsFunction: a.completeContainers(false),
+		Args:    session.ExactArgs(1), ValidArgsFunction: a.completeContainers(false),
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		k, err := findContainer(ctx, c, args[0])
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		k, err := Find(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
@@ -115,7 +116,7 @@ it, whether or not anybody is attached and whether or not the daemon runs.`,
 				untilEnded(ctx, c, k)
 			}()
 		}
-		return l.print(ctx, path, a.out, a.err, ended)
+		return l.print(ctx, path, a.Out, a.Err, ended)
 	})
 	l.add(cmd)
 	return cmd
@@ -126,7 +127,7 @@ func (a *app) logOf(_ context.Context, _ *client.Client, k *containersapi.Contai
 	if p := logPath(k); p != "" {
 		return p, nil
 	}
-	return "", errs.New(errs.FailedPrecondition, "container %s was not made by berth: its output went to whoever made it", displayName(k))
+	return "", errs.New(errs.FailedPrecondition, "container %s was not made by berth: its output went to whoever made it", client.DisplayName(k))
 }
 
 // restartPause is how long a container that the daemon starts again may be down
@@ -140,7 +141,7 @@ func untilEnded(ctx context.Context, c *client.Client, k *containersapi.Containe
 			return
 		}
 		r, err := c.Containers().Get(ctx, &containersapi.GetContainerRequest{ID: k.GetID()})
-		if err != nil || r.GetContainer().GetLabels()[restartStatus] != "running" {
+		if err != nil || r.GetContainer().GetLabels()[client.LabelRestartStatus] != "running" {
 			return
 		}
 		select {

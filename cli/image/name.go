@@ -1,13 +1,14 @@
-package cli
+// Package image holds the verbs of images: lists, pulls, pushes, archives, names and
+// the logins for registries.
+package image
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"sort"
 	"strings"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
+	"github.com/containerd/containerd/api/types/transfer"
 	"github.com/spf13/cobra"
 
 	"github.com/berthd/berth/base/errs"
@@ -15,20 +16,24 @@ import (
 	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/credential"
 	"github.com/berthd/berth/cli/progress"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/term"
-
-	"github.com/containerd/containerd/api/types/transfer"
 )
 
-func (a *app) imageCommands() []*cobra.Command {
+// app is one call of the program.
+type app struct{ *session.App }
+
+// Commands are the verbs of images.
+func Commands(s *session.App) []*cobra.Command {
+	a := &app{s}
 	return []*cobra.Command{
 		a.imagesCommand(), a.pullCommand(), a.pushCommand(), a.tagCommand(), a.rmiCommand(),
 		a.saveCommand(), a.loadCommand(), a.loginCommand(), a.logoutCommand(),
 	}
 }
 
-// fullName is an image's name with all that Docker's short form leaves out.
-func fullName(name string) (string, error) {
+// FullName is an image's name with all that Docker's short form leaves out.
+func FullName(name string) (string, error) {
 	r, err := imageref.Normalize(name)
 	if err != nil {
 		return "", err
@@ -36,8 +41,8 @@ func fullName(name string) (string, error) {
 	return r.String(), nil
 }
 
-// familiar is the short form for tables.
-func familiar(name string) string {
+// Familiar is the short form for tables.
+func Familiar(name string) string {
 	r, err := imageref.Parse(name)
 	if err != nil {
 		return name
@@ -45,10 +50,10 @@ func familiar(name string) string {
 	return r.Familiar()
 }
 
-// findImage looks an image up by its name, short or full, or by the beginning of
+// Find looks an image up by its name, short or full, or by the beginning of
 // its digest.
-func findImage(ctx context.Context, c *client.Client, ref string) (*imagesapi.Image, error) {
-	full, nameErr := fullName(ref)
+func Find(ctx context.Context, c *client.Client, ref string) (*imagesapi.Image, error) {
+	full, nameErr := FullName(ref)
 	if nameErr == nil {
 		r, err := c.Images().Get(ctx, &imagesapi.GetImageRequest{Name: full})
 		if err == nil {
@@ -92,7 +97,7 @@ func hasDigest(im *imagesapi.Image, ref string) bool {
 
 // noImage says where else the image is, or how to get it.
 func noImage(ctx context.Context, c *client.Client, ref, full string) error {
-	for _, ns := range otherNamespaces(ctx, c) {
+	for _, ns := range c.OtherNamespaces(ctx) {
 		if _, err := c.In(ns).Images().Get(ctx, &imagesapi.GetImageRequest{Name: full}); err == nil {
 			return errs.New(errs.NotFound, "no such image: %s; it exists in namespace %s; use -n %s", ref, ns, ns)
 		}
@@ -112,34 +117,34 @@ func credentials() (client.CredentialFunc, error) {
 	}, nil
 }
 
-// registryFlags are those of commands that speak to a registry.
-type registryFlags struct {
-	plainHTTP bool
-	hostsDir  string
-	quiet     bool
-	platforms []string
-	all       bool
+// RegistryFlags are those of commands that speak to a registry.
+type RegistryFlags struct {
+	PlainHTTP bool
+	HostsDir  string
+	Quiet     bool
+	Platforms []string
+	All       bool
 }
 
-func (r *registryFlags) add(cmd *cobra.Command) {
+func (r *RegistryFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.BoolVar(&r.plainHTTP, "plain-http", false, "speak http to the registry, without TLS")
-	f.StringVar(&r.hostsDir, "hosts-dir", "", "`directory` with hosts.toml files (default: the daemon's)")
-	f.BoolVarP(&r.quiet, "quiet", "q", false, "show no progress")
-	f.StringSliceVar(&r.platforms, "platform", nil, "`os/arch[/variant]` instead of the daemon's own; may be repeated")
-	f.BoolVar(&r.all, "all-platforms", false, "every platform that the image has")
+	f.BoolVar(&r.PlainHTTP, "plain-http", false, "speak http to the registry, without TLS")
+	f.StringVar(&r.HostsDir, "hosts-dir", "", "`directory` with hosts.toml files (default: the daemon's)")
+	f.BoolVarP(&r.Quiet, "quiet", "q", false, "show no progress")
+	f.StringSliceVar(&r.Platforms, "platform", nil, "`os/arch[/variant]` instead of the daemon's own; may be repeated")
+	f.BoolVar(&r.All, "all-platforms", false, "every platform that the image has")
 }
 
 // registry is the registry end of a transfer. close ends its side streams and
 // tells what went wrong with the credentials.
-func (a *app) registry(ctx context.Context, c *client.Client, name string, r registryFlags) (_ *transfer.OCIRegistry, end func() error, _ error) {
-	out := &transfer.OCIRegistry{Reference: name, Resolver: &transfer.RegistryResolver{HostDir: r.hostsDir}}
-	if r.plainHTTP {
+func (a *app) registry(ctx context.Context, c *client.Client, name string, r RegistryFlags) (_ *transfer.OCIRegistry, end func() error, _ error) {
+	out := &transfer.OCIRegistry{Reference: name, Resolver: &transfer.RegistryResolver{HostDir: r.HostsDir}}
+	if r.PlainHTTP {
 		out.Resolver.DefaultScheme = "http"
 	}
 	find, err := credentials()
 	if err != nil {
-		a.debugf("%v: going on without credentials", err)
+		a.Debugf("%v: going on without credentials", err)
 	}
 	if find == nil {
 		return out, func() error { return nil }, nil
@@ -160,10 +165,10 @@ func (a *app) show(quiet bool) (client.Watch, func()) {
 		return nil, func() {}
 	}
 	var width func() int
-	if f, ok := a.err.(*os.File); ok && term.Is(f) {
+	if f, ok := a.Err.(*os.File); ok && term.Is(f) {
 		width = func() int { w, _ := term.Size(f); return w }
 	}
-	s := progress.New(a.err, width)
+	s := progress.New(a.Err, width)
 	return func(p *transfer.Progress) {
 		s.Tell(progress.Event{Name: p.GetName(), Status: p.GetEvent(), Done: p.GetProgress(), Total: p.GetTotal(), Quiet: isDocument(p.GetDesc().GetMediaType())})
 	}, s.Close
@@ -174,38 +179,18 @@ func isDocument(mediaType string) bool {
 	return strings.Contains(mediaType, "manifest") || strings.Contains(mediaType, "index") || strings.Contains(mediaType, "config")
 }
 
+// Complete completes the names of images.
+func Complete(s *session.App) session.Completion { return (&app{s}).completeImages }
+
 func (a *app) completeImages(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
-	return a.complete(cmd, word, func(ctx context.Context, c *client.Client) ([]string, error) {
+	return a.Complete(cmd, word, func(ctx context.Context, c *client.Client) ([]string, error) {
 		l, err := c.Images().List(ctx, &imagesapi.ListImagesRequest{})
 		var out []string
 		for _, im := range l.GetImages() {
-			out = append(out, familiar(im.GetName()))
+			out = append(out, Familiar(im.GetName()))
 		}
 		return out, err
 	})
-}
-
-// complete lists words that begin as the user's, for a shell.
-func (a *app) complete(cmd *cobra.Command, word string, list func(context.Context, *client.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
-	if err := a.before(cmd, nil); err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	c, err := a.daemon(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	all, err := list(cmd.Context(), c)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var out []string
-	for _, s := range all {
-		if strings.HasPrefix(s, word) {
-			out = append(out, s)
-		}
-	}
-	sort.Strings(out)
-	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
 // splitName is repository and tag as tables show them.
@@ -225,17 +210,4 @@ func splitName(name string) (repository, tag string) {
 func shortDigest(d string) string {
 	_, hex, _ := strings.Cut(d, ":")
 	return hex[:min(len(hex), 12)]
-}
-
-// exactArgs is cobra's check with a message that shows the usage.
-func exactArgs(n int) cobra.PositionalArgs { return rangeArgs(n, n) }
-func minArgs(n int) cobra.PositionalArgs   { return rangeArgs(n, -1) }
-
-func rangeArgs(low, high int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) >= low && (high < 0 || len(args) <= high) {
-			return nil
-		}
-		return fmt.Errorf("usage: %s; see `%s --help`", cmd.UseLine(), cmd.CommandPath())
-	}
 }

@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"bufio"
@@ -16,6 +16,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/metrics"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/table"
 )
 
@@ -40,9 +41,9 @@ func (a *app) statsCommand() *cobra.Command {
 		Use: "stats [flags] [CONTAINER...]", Short: "Show what running containers use",
 		Long:    `Show CPU, memory, network and disk of the running containers, or of those named, every second until interrupted; with --no-stream once.`,
 		Example: "  berth stats\n  berth stats --no-stream --format json web",
-		Args:    minArgs(0), ValidArgsFunction: a.completeContainers(true),
+		Args:    session.MinArgs(0), ValidArgsFunction: a.completeContainers(true),
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		ids, err := namedIDs(ctx, c, args)
 		if err != nil {
 			return err
@@ -84,7 +85,7 @@ func namedIDs(ctx context.Context, c *client.Client, refs []string) (map[string]
 	}
 	out := map[string]bool{}
 	for _, r := range refs {
-		k, err := findContainer(ctx, c, r)
+		k, err := Find(ctx, c, r)
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +95,7 @@ func namedIDs(ctx context.Context, c *client.Client, refs []string) (map[string]
 }
 
 func sample(ctx context.Context, c *client.Client, ids map[string]bool) (map[string]sampled, error) {
-	rows, err := listContainers(ctx, c, listOptions{noTrunc: true})
+	rows, err := List(ctx, c, ListOptions{NoTrunc: true})
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +150,13 @@ func netBytes(pid uint32) (rx, tx uint64, ok bool) {
 const noLimit = 1 << 60
 
 func (a *app) printStats(old, now map[string]sampled, format string, noTrunc, once bool) error {
-	total := machineMemory()
+	total := MachineMemory()
 	var rows []statRow
-	for _, id := range sortedKeys(now) {
+	for _, id := range session.Keys(now) {
 		s := now[id]
 		r := statRow{ID: id, Name: s.row.Names, CPUPerc: "--", NetIO: "--", PIDs: strconv.FormatUint(s.Pids, 10)}
 		if !noTrunc {
-			r.ID = shortID(id)
+			r.ID = client.ShortID(id)
 		}
 		if o, there := old[id]; there && s.CPU >= o.CPU {
 			r.CPUPerc = fmt.Sprintf("%.2f%%", float64(s.CPU-o.CPU)/float64(s.at.Sub(o.at).Nanoseconds())*100)
@@ -175,14 +176,14 @@ func (a *app) printStats(old, now map[string]sampled, format string, noTrunc, on
 		r.BlockIO = table.Size(int64(s.ReadByte)) + " / " + table.Size(int64(s.WriteByte))
 		rows = append(rows, r)
 	}
-	if !once && (format == "" || strings.HasPrefix(format, "table")) && a.onTerminal() {
-		fmt.Fprint(a.out, "\x1b[H\x1b[2J")
+	if !once && (format == "" || strings.HasPrefix(format, "table")) && a.OnTerminal() {
+		fmt.Fprint(a.Out, "\x1b[H\x1b[2J")
 	}
-	return table.Write(a.out, rows, format, table.Columns("CONTAINER ID=ID", "NAME", "CPU %=CPUPerc", "MEM USAGE / LIMIT=MemUsage", "MEM %=MemPerc", "NET I/O=NetIO", "BLOCK I/O=BlockIO", "PIDS=PIDs"))
+	return table.Write(a.Out, rows, format, table.Columns("CONTAINER ID=ID", "NAME", "CPU %=CPUPerc", "MEM USAGE / LIMIT=MemUsage", "MEM %=MemPerc", "NET I/O=NetIO", "BLOCK I/O=BlockIO", "PIDS=PIDs"))
 }
 
-// machineMemory is this machine's memory in bytes, 0 if nobody knows.
-func machineMemory() uint64 {
+// MachineMemory is this machine's memory in bytes, 0 if nobody knows.
+func MachineMemory() uint64 {
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0
@@ -199,9 +200,9 @@ func machineMemory() uint64 {
 func (a *app) topCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "top CONTAINER", Short: "List the processes of a container", Example: "  berth top web",
-		Args: exactArgs(1), ValidArgsFunction: a.completeContainers(true),
-		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-			k, err := findContainer(ctx, c, args[0])
+		Args: session.ExactArgs(1), ValidArgsFunction: a.completeContainers(true),
+		RunE: a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+			k, err := Find(ctx, c, args[0])
 			if err != nil {
 				return err
 			}
@@ -219,9 +220,9 @@ func (a *app) topCommand() *cobra.Command {
 				}
 			}
 			if len(rows) == 0 {
-				return errs.New(errs.Unavailable, "the processes of container %s cannot be seen from here", displayName(k))
+				return errs.New(errs.Unavailable, "the processes of container %s cannot be seen from here", client.DisplayName(k))
 			}
-			return table.Write(a.out, rows, "", table.Columns("PID", "PPID", "USER", "STARTED", "TIME", "RSS", "COMMAND"))
+			return table.Write(a.Out, rows, "", table.Columns("PID", "PPID", "USER", "STARTED", "TIME", "RSS", "COMMAND"))
 		}),
 	}
 }

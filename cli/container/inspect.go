@@ -1,8 +1,7 @@
-package cli
+package container
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,7 +16,8 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
-	"github.com/berthd/berth/cli/table"
+	"github.com/berthd/berth/cli/image"
+	"github.com/berthd/berth/cli/session"
 )
 
 // containerInfo is a container as inspect shows it, by the names that Docker uses.
@@ -110,9 +110,9 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "inspect [flags] NAME...", Short: "Show everything about containers and images",
 		Example: "  berth inspect web\n  berth inspect --format '{{.State.Status}} {{.State.ExitCode}}' web\n  berth inspect --type image busybox",
-		Args:    minArgs(1), ValidArgsFunction: a.completeContainers(false),
+		Args:    session.MinArgs(1), ValidArgsFunction: a.completeContainers(false),
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		var out []any
 		var all []error
 		for _, ref := range args {
@@ -123,34 +123,11 @@ func (a *app) inspectCommand() *cobra.Command {
 			}
 			out = append(out, v)
 		}
-		return errors.Join(append([]error{a.printObjects(out, format)}, all...)...)
+		return errors.Join(append([]error{a.Objects(out, format)}, all...)...)
 	})
 	cmd.Flags().StringVarP(&format, "format", "f", "", "a Go `template` instead of JSON")
 	cmd.Flags().StringVar(&kind, "type", "", "`container` or image (default: whichever it is)")
 	return cmd
-}
-
-// printObjects prints JSON, or each by a template.
-func (a *app) printObjects(all []any, format string) error {
-	if format == "" || format == "json" {
-		if all == nil {
-			all = []any{}
-		}
-		e := json.NewEncoder(a.out)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "    ")
-		return e.Encode(all)
-	}
-	t, err := table.Parse(format)
-	if err != nil {
-		return err
-	}
-	for _, v := range all {
-		if err := table.Execute(a.out, t, v); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func inspectOne(ctx context.Context, c *client.Client, ref, kind string) (any, error) {
@@ -158,7 +135,7 @@ func inspectOne(ctx context.Context, c *client.Client, ref, kind string) (any, e
 		return nil, errs.New(errs.InvalidArgument, "--type %s: there are container and image", kind)
 	}
 	if kind != "image" {
-		k, err := findContainer(ctx, c, ref)
+		k, err := Find(ctx, c, ref)
 		if err == nil {
 			return inspectContainer(ctx, c, k)
 		}
@@ -166,7 +143,7 @@ func inspectOne(ctx context.Context, c *client.Client, ref, kind string) (any, e
 			return nil, err
 		}
 	}
-	im, err := findImage(ctx, c, ref)
+	im, err := image.Find(ctx, c, ref)
 	if errs.Is(err, errs.NotFound) && kind == "" {
 		return nil, errs.New(errs.NotFound, "no such container or image: %s", ref)
 	}
@@ -177,23 +154,23 @@ func inspectOne(ctx context.Context, c *client.Client, ref, kind string) (any, e
 }
 
 func inspectContainer(ctx context.Context, c *client.Client, k *containersapi.Container) (*containerInfo, error) {
-	p, err := taskOf(ctx, c, k.GetID())
+	p, err := TaskOf(ctx, c, k.GetID())
 	if err != nil {
 		return nil, err
 	}
 	l, s := k.GetLabels(), specOf(k)
 	state, _ := stateOf(p, time.Now())
 	out := &containerInfo{
-		ID: k.GetID(), Name: displayName(k), Created: k.GetCreatedAt().AsTime(), Image: k.GetImage(), Platform: l[labelPlatform],
+		ID: k.GetID(), Name: client.DisplayName(k), Created: k.GetCreatedAt().AsTime(), Image: k.GetImage(), Platform: l[client.LabelPlatform],
 		Runtime: k.GetRuntime().GetName(), Snapshotter: k.GetSnapshotter(), SnapshotKey: k.GetSnapshotKey(), LogPath: logPath(k),
-		AttachStdin: l[labelStdin] != "", Labels: l, Spec: s,
-		State: stateInfo{Status: state, Running: isUp(p), Paused: state == "paused", Pid: p.GetPid(), ExitCode: p.GetExitStatus()},
+		AttachStdin: l[client.LabelStdin] != "", Labels: l, Spec: s,
+		State: stateInfo{Status: state, Running: IsUp(p), Paused: state == "paused", Pid: p.GetPid(), ExitCode: p.GetExitStatus()},
 		Config: configInfo{
-			Hostname: s.Hostname, User: fmt.Sprintf("%d:%d", s.Process.User.UID, s.Process.User.GID), Tty: s.Process.Terminal, OpenStdin: l[labelStdin] != "",
-			Env: s.Process.Env, Cmd: s.Process.Args, Image: familiar(k.GetImage()), WorkingDir: s.Process.Cwd, StopSignal: l[labelStopSignal], Labels: ownLabels(l),
+			Hostname: s.Hostname, User: fmt.Sprintf("%d:%d", s.Process.User.UID, s.Process.User.GID), Tty: s.Process.Terminal, OpenStdin: l[client.LabelStdin] != "",
+			Env: s.Process.Env, Cmd: s.Process.Args, Image: image.Familiar(k.GetImage()), WorkingDir: s.Process.Cwd, StopSignal: l[client.LabelStopSignal], Labels: ownLabels(l),
 		},
-		HostConfig:      hostInfo{NetworkMode: l[labelNetwork], RestartPolicy: l[restartPolicy], AutoRemove: l[labelAutoRemove] == "true"},
-		NetworkSettings: networkInfo{Networks: l[labelNetwork], IPAddress: addressOf(k), Ports: portsText(l[labelPorts]), Pod: l[labelPod]},
+		HostConfig:      hostInfo{NetworkMode: l[client.LabelNetwork], RestartPolicy: l[client.LabelRestartPolicy], AutoRemove: l[client.LabelAutoRemove] == "true"},
+		NetworkSettings: networkInfo{Networks: l[client.LabelNetwork], IPAddress: addressOf(k), Ports: portsText(l[client.LabelPorts]), Pod: l[client.LabelPod]},
 	}
 	if len(s.Process.Args) > 0 {
 		out.Path, out.Args = s.Process.Args[0], s.Process.Args[1:]
@@ -204,14 +181,14 @@ func inspectContainer(ctx context.Context, c *client.Client, k *containersapi.Co
 	if s.Linux != nil {
 		out.HostConfig.Resources = s.Linux.Resources
 	}
-	if t, ok := startTime(p.GetPid()); ok && isUp(p) {
+	if t, ok := startTime(p.GetPid()); ok && IsUp(p) {
 		out.State.StartedAt = t.UTC().Format(time.RFC3339Nano)
 	}
 	if state == "exited" {
 		out.State.FinishedAt = p.GetExitedAt().AsTime().Format(time.RFC3339Nano)
 	}
 	for _, m := range s.Mounts {
-		if m.Type == "bind" && !strings.HasPrefix(m.Source, l[labelDir]+"/") {
+		if m.Type == "bind" && !strings.HasPrefix(m.Source, l[client.LabelDir]+"/") {
 			out.Mounts = append(out.Mounts, mountInfo{m.Type, m.Source, m.Destination, m.Options})
 		}
 	}
@@ -222,7 +199,7 @@ func inspectContainer(ctx context.Context, c *client.Client, k *containersapi.Co
 }
 
 func inspectImage(ctx context.Context, c *client.Client, im *imagesapi.Image) (*imageInfo, error) {
-	full, err := openAny(ctx, c, im)
+	full, err := image.OpenAny(ctx, c, im)
 	if err != nil {
 		return nil, err
 	}

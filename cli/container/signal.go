@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"strconv"
@@ -13,8 +13,8 @@ import (
 // maxSignal is the highest signal of Linux (signal(7): SIGRTMAX).
 const maxSignal = 64
 
-// parseSignal reads a number, or a name with or without SIG.
-func parseSignal(s string) (syscall.Signal, error) {
+// ParseSignal reads a number, or a name with or without SIG.
+func ParseSignal(s string) (syscall.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
 		if n < 1 || n > maxSignal {
 			return 0, errs.New(errs.InvalidArgument, "signal %d: there are 1 to %d", n, maxSignal)

@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -10,23 +10,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/image"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/term"
 )
 
-// containerCommands are the verbs of containers.
-func (a *app) containerCommands() []*cobra.Command {
+// app is one call of the program.
+type app struct{ *session.App }
+
+// Commands are the verbs of containers.
+func Commands(s *session.App) []*cobra.Command {
+	a := &app{s}
 	return []*cobra.Command{
 		a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.killCommand(), a.pauseCommand(),
 		a.unpauseCommand(), a.waitCommand(), a.rmCommand(), a.renameCommand(), a.psCommand(), a.logsCommand(), a.execCommand(),
 		a.attachCommand(), a.inspectCommand(), a.topCommand(), a.statsCommand(), a.cpCommand(), a.diffCommand(), a.updateCommand(),
 	}
-}
-
-// marked says that failures of a command end with 125, as a container's status
-// would not.
-func marked(cmd *cobra.Command) *cobra.Command {
-	cmd.Annotations = map[string]string{statusKey: "125"}
-	return cmd
 }
 
 // pathOfAddress is the path of a log:// address.
@@ -42,7 +41,7 @@ func (a *app) runCommand() *cobra.Command {
 	var x createFlags
 	var keys string
 	var sigProxy bool
-	cmd := marked(&cobra.Command{
+	cmd := session.OwnStatus(&cobra.Command{
 		Use: "run [flags] IMAGE [COMMAND] [ARG...]", Short: "Make a container and run it",
 		Long: `Make a container of an image, getting the image if it is not here, and run it. Without -d, its output
 is shown and berth ends as it ends; with -d, its id is printed and it goes on.
@@ -55,11 +54,11 @@ From a terminal given with -it, ctrl-p ctrl-q leaves the container running; "ber
   berth run -it --rm debian bash
   berth run -d --name web -v $PWD/site:/usr/share/nginx/html:ro nginx
   berth run --rm -m 64m --cpus 0.5 --read-only --tmpfs /tmp app`,
-		Args: minArgs(1), ValidArgsFunction: a.completeFirst(a.completeImages),
+		Args: session.MinArgs(1), ValidArgsFunction: session.CompleteFirst(image.Complete(a.App)),
 	})
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		x.EntrypointSet = cmd.Flags().Changed("entrypoint")
-		if x.Terminal && x.interactive && !x.detached && !term.Is(a.in) {
+		if x.Terminal && x.interactive && !x.detached && !term.Is(a.In) {
 			return errors.New("-it needs a terminal, and stdin is none: leave out -t")
 		}
 		k, err := a.create(ctx, c, &x, args[0], args[1:])
@@ -88,17 +87,7 @@ func exitStatus(status uint32) error {
 	if status == 0 {
 		return nil
 	}
-	return exitCode{code: int(status & 0xff)}
-}
-
-// completeFirst completes the first argument only; the others are the container's.
-func (a *app) completeFirst(fn func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveDefault
-		}
-		return fn(cmd, args, word)
-	}
+	return session.ExitCode{Code: int(status & 0xff)}
 }
 
 func (a *app) runDetached(ctx context.Context, c *client.Client, k *containersapi.Container, remove bool) error {
@@ -112,7 +101,7 @@ func (a *app) runDetached(ctx context.Context, c *client.Client, k *containersap
 	if err != nil {
 		return a.cleanAfter(ctx, c, k, remove, err)
 	}
-	fmt.Fprintln(a.out, k.GetID())
+	fmt.Fprintln(a.Out, k.GetID())
 	return nil
 }
 
@@ -135,9 +124,9 @@ func (a *app) runForeground(ctx context.Context, c *client.Client, k *containers
 		return setRestart(ctx, c, k, true)
 	})
 	if detached {
-		fmt.Fprintf(a.err, "\r\nContainer %s goes on; come back with `berth attach %s`.\r\n", displayName(k), displayName(k))
+		fmt.Fprintf(a.Err, "\r\nContainer %s goes on; come back with `berth attach %s`.\r\n", client.DisplayName(k), client.DisplayName(k))
 		if remove {
-			return 0, relabel(ctx, c, k, map[string]string{labelAutoRemove: "true"})
+			return 0, Relabel(ctx, c, k, map[string]string{client.LabelAutoRemove: "true"})
 		}
 		return 0, nil
 	}
@@ -158,32 +147,32 @@ func (a *app) cleanAfter(ctx context.Context, c *client.Client, k *containersapi
 	var cerr error
 	if remove {
 		cerr = a.removeContainer(clean, c, k, true)
-	} else if p, terr := taskOf(clean, c, k.GetID()); terr == nil && p != nil && !isUp(p) {
+	} else if p, terr := TaskOf(clean, c, k.GetID()); terr == nil && p != nil && !IsUp(p) {
 		_ = kill(clean, c, k.GetID(), 9, true) // a created one is ended before it is deleted
 		cerr = deleteTask(clean, c, k.GetID())
 	}
-	var code exitCode
+	var code session.ExitCode
 	if errors.As(err, &code) {
-		return exitCode{code.code, errors.Join(code.err, cerr)}
+		return session.ExitCode{Code: code.Code, Err: errors.Join(code.Err, cerr)}
 	}
 	return errors.Join(err, cerr)
 }
 
 func (a *app) createCommand() *cobra.Command {
 	var x createFlags
-	cmd := marked(&cobra.Command{
+	cmd := session.OwnStatus(&cobra.Command{
 		Use: "create [flags] IMAGE [COMMAND] [ARG...]", Short: "Make a container without running it",
 		Long:    `Make a container and print its id. "berth start" runs it.`,
 		Example: "  id=$(berth create --name job busybox sleep 60)\n  berth start job",
-		Args:    minArgs(1), ValidArgsFunction: a.completeFirst(a.completeImages),
+		Args:    session.MinArgs(1), ValidArgsFunction: session.CompleteFirst(image.Complete(a.App)),
 	})
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		x.EntrypointSet, x.detached = cmd.Flags().Changed("entrypoint"), true
 		k, err := a.create(ctx, c, &x, args[0], args[1:])
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, k.GetID())
+		fmt.Fprintln(a.Out, k.GetID())
 		return nil
 	})
 	x.add(cmd)
@@ -196,12 +185,12 @@ func (a *app) startCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "start [flags] CONTAINER...", Short: "Run containers that have ended or were only made",
 		Example: "  berth start web\n  berth start -ai shell",
-		Args:    minArgs(1), ValidArgsFunction: a.completeContainers(false),
+		Args:    session.MinArgs(1), ValidArgsFunction: a.completeContainers(false),
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		if !attachTo && !interactive {
-			return a.forEach(args, func(ref string) error {
-				k, err := findContainer(ctx, c, ref)
+			return a.ForEach(args, func(ref string) error {
+				k, err := Find(ctx, c, ref)
 				if err != nil {
 					return err
 				}
@@ -211,7 +200,7 @@ func (a *app) startCommand() *cobra.Command {
 		if len(args) != 1 {
 			return errors.New("-a and -i take one container")
 		}
-		k, err := findContainer(ctx, c, args[0])
+		k, err := Find(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
@@ -233,8 +222,8 @@ func (a *app) startCommand() *cobra.Command {
 
 // start runs a container; one that runs already is left alone.
 func (a *app) start(ctx context.Context, c *client.Client, k *containersapi.Container) error {
-	p, err := taskOf(ctx, c, k.GetID())
-	if err != nil || isUp(p) {
+	p, err := TaskOf(ctx, c, k.GetID())
+	if err != nil || IsUp(p) {
 		return err
 	}
 	if err := a.reconnect(ctx, c, k); err != nil {
@@ -252,15 +241,15 @@ func (a *app) start(ctx context.Context, c *client.Client, k *containersapi.Cont
 func (a *app) attachCommand() *cobra.Command {
 	var keys string
 	var noStdin, sigProxy bool
-	cmd := marked(&cobra.Command{
+	cmd := session.OwnStatus(&cobra.Command{
 		Use: "attach [flags] CONTAINER", Short: "Connect to a running container's terminal or output",
 		Long: `Connect to the first process of a container: see its output from now on, and give it input if it was
 made with -i. Several may be attached at once. The detach keys leave it running.`,
 		Example: "  berth attach web\n  berth attach --no-stdin web",
-		Args:    exactArgs(1), ValidArgsFunction: a.completeContainers(true),
+		Args:    session.ExactArgs(1), ValidArgsFunction: a.completeContainers(true),
 	})
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		k, err := findContainer(ctx, c, args[0])
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		k, err := Find(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
@@ -277,7 +266,7 @@ made with -i. Several may be attached at once. The detach keys leave it running.
 			return err
 		}
 		if detached {
-			fmt.Fprintf(a.err, "\r\nContainer %s goes on.\r\n", displayName(k))
+			fmt.Fprintf(a.Err, "\r\nContainer %s goes on.\r\n", client.DisplayName(k))
 			return nil
 		}
 		return exitStatus(status)

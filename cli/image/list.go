@@ -1,4 +1,4 @@
-package cli
+package image
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/table"
 )
 
@@ -34,9 +35,9 @@ func (a *app) imagesCommand() *cobra.Command {
   berth images -q
   berth images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
   berth images --filter 'name~=busybox'`,
-		Args: rangeArgs(0, 1), Aliases: []string{"image-ls"}, ValidArgsFunction: a.completeImages,
+		Args: session.RangeArgs(0, 1), Aliases: []string{"image-ls"}, ValidArgsFunction: a.completeImages,
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		rows, err := listImages(ctx, c, filters, noTrunc)
 		if err != nil {
 			return err
@@ -48,7 +49,7 @@ func (a *app) imagesCommand() *cobra.Command {
 			seen := map[string]bool{}
 			for _, r := range rows {
 				if !seen[r.ID] {
-					fmt.Fprintln(a.out, r.ID)
+					fmt.Fprintln(a.Out, r.ID)
 				}
 				seen[r.ID] = true
 			}
@@ -58,7 +59,7 @@ func (a *app) imagesCommand() *cobra.Command {
 		if digests {
 			columns = []string{"REPOSITORY", "TAG", "DIGEST", "IMAGE ID=ID", "CREATED=CreatedSince", "PLATFORM", "SIZE"}
 		}
-		return table.Write(a.out, rows, format, table.Columns(columns...))
+		return table.Write(a.Out, rows, format, table.Columns(columns...))
 	})
 	f := cmd.Flags()
 	f.BoolVarP(&quiet, "quiet", "q", false, "print digests only")
@@ -73,7 +74,7 @@ func (a *app) imagesCommand() *cobra.Command {
 func named(rows []imageRow, name string) []imageRow {
 	var out []imageRow
 	for _, r := range rows {
-		full, err := fullName(name)
+		full, err := FullName(name)
 		if r.Repository == name || r.Repository+":"+r.Tag == name || err == nil && r.Name == full {
 			out = append(out, r)
 		}
@@ -114,7 +115,7 @@ func describeImage(ctx context.Context, c *client.Client, im *imagesapi.Image, n
 		r.ID = r.Digest
 	}
 	r.created = im.GetCreatedAt().AsTime()
-	if full, err := openAny(ctx, c, im); err == nil {
+	if full, err := OpenAny(ctx, c, im); err == nil {
 		if t := full.Spec.Created; t != nil && t.Unix() > 0 {
 			r.created = *t
 		}
@@ -124,8 +125,8 @@ func describeImage(ctx context.Context, c *client.Client, im *imagesapi.Image, n
 	return r
 }
 
-// openAny opens an image for this machine, or else for any that is here.
-func openAny(ctx context.Context, c *client.Client, im *imagesapi.Image) (client.Image, error) {
+// OpenAny opens an image for this machine, or else for any that is here.
+func OpenAny(ctx context.Context, c *client.Client, im *imagesapi.Image) (client.Image, error) {
 	out, err := c.Open(ctx, im, "")
 	if err == nil {
 		return out, nil
@@ -137,14 +138,14 @@ func (a *app) tagCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "tag SOURCE NAME[:TAG]", Short: "Give an image one more name",
 		Example: "  berth tag busybox registry.example.com/me/busybox:1",
-		Args:    exactArgs(2), ValidArgsFunction: a.completeImages,
+		Args:    session.ExactArgs(2), ValidArgsFunction: a.completeImages,
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		im, err := findImage(ctx, c, args[0])
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		im, err := Find(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
-		name, err := fullName(args[1])
+		name, err := FullName(args[1])
 		if err != nil {
 			return err
 		}
@@ -168,15 +169,15 @@ func (a *app) rmiCommand() *cobra.Command {
 		Long: `Remove names of images. When the last name is gone, so is the content that nothing else uses:
 the command returns when that is deleted, unless --async is given.`,
 		Example: "  berth rmi busybox\n  berth rmi -f $(berth images -q)",
-		Args:    minArgs(1), ValidArgsFunction: a.completeImages,
+		Args:    session.MinArgs(1), ValidArgsFunction: a.completeImages,
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		users, err := imageUsers(ctx, c)
 		if err != nil {
 			return err
 		}
-		return a.forEach(args, func(ref string) error {
-			im, err := findImage(ctx, c, ref)
+		return a.ForEach(args, func(ref string) error {
+			im, err := Find(ctx, c, ref)
 			if err != nil {
 				return err
 			}
@@ -200,7 +201,7 @@ func imageUsers(ctx context.Context, c *client.Client) (map[string]string, error
 	}
 	out := map[string]string{}
 	for _, k := range l.GetContainers() {
-		out[k.GetImage()] = displayName(k)
+		out[k.GetImage()] = client.DisplayName(k)
 	}
 	return out, nil
 }

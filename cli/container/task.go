@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -18,17 +18,18 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/session"
 )
 
 // makeTask makes a container's task, which does not run yet. What is left of the
 // one before is removed.
 func makeTask(ctx context.Context, c *client.Client, k *containersapi.Container) error {
-	p, err := taskOf(ctx, c, k.GetID())
+	p, err := TaskOf(ctx, c, k.GetID())
 	if err != nil {
 		return err
 	}
-	if isUp(p) {
-		return errs.New(errs.FailedPrecondition, "container %s runs already", displayName(k))
+	if IsUp(p) {
+		return errs.New(errs.FailedPrecondition, "container %s runs already", client.DisplayName(k))
 	}
 	if p != nil {
 		if err := deleteTask(ctx, c, k.GetID()); err != nil {
@@ -37,19 +38,19 @@ func makeTask(ctx context.Context, c *client.Client, k *containersapi.Container)
 	}
 	m, err := c.Snapshots().Mounts(ctx, &snapshotsapi.MountsRequest{Snapshotter: k.GetSnapshotter(), Key: k.GetSnapshotKey()})
 	if err != nil {
-		return fmt.Errorf("root file system of container %s: %w", displayName(k), err)
+		return fmt.Errorf("root file system of container %s: %w", client.DisplayName(k), err)
 	}
 	labels, s := k.GetLabels(), specOf(k)
 	r := &tasksapi.CreateTaskRequest{
 		ContainerID: k.GetID(), Rootfs: m.GetMounts(), Options: k.GetRuntime().GetOptions(),
-		Stdin: labels[labelStdin], Stdout: labels[labelLog], Stderr: labels[labelLog], Terminal: s.Process.Terminal,
+		Stdin: labels[client.LabelStdin], Stdout: labels[client.LabelLog], Stderr: labels[client.LabelLog], Terminal: s.Process.Terminal,
 	}
 	if r.Terminal {
 		r.Stderr = ""
 	}
-	if dir := labels[labelDir]; dir != "" {
+	if dir := labels[client.LabelDir]; dir != "" {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("directory of container %s: %w", displayName(k), err)
+			return fmt.Errorf("directory of container %s: %w", client.DisplayName(k), err)
 		}
 	}
 	_, err = c.Tasks().Create(ctx, r)
@@ -69,15 +70,15 @@ func explainStart(err error) error {
 		return nil
 	}
 	text := err.Error()
-	code := exitBerth
+	code := session.ExitBerth
 	switch {
 	case !strings.Contains(text, "exec:") && !strings.Contains(text, "exec ") && !strings.Contains(text, "stat "):
 	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
-		code = exitNotFound
+		code = session.ExitNotFound
 	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"), strings.Contains(text, "exec format error"):
-		code = exitNoRun
+		code = session.ExitNoRun
 	}
-	return exitCode{code, err}
+	return session.ExitCode{Code: code, Err: err}
 }
 
 // deleteTask removes a task that has ended.
@@ -104,22 +105,22 @@ func stop(ctx context.Context, c *client.Client, k *containersapi.Container, sec
 	if err := setRestart(ctx, c, k, false); err != nil {
 		return err
 	}
-	p, err := taskOf(ctx, c, k.GetID())
-	if err != nil || !isUp(p) {
+	p, err := TaskOf(ctx, c, k.GetID())
+	if err != nil || !IsUp(p) {
 		return err
 	}
 	if signal == "" {
-		signal = k.GetLabels()[labelStopSignal]
+		signal = k.GetLabels()[client.LabelStopSignal]
 	}
 	sig := syscall.SIGTERM
 	if signal != "" {
-		if sig, err = parseSignal(signal); err != nil {
+		if sig, err = ParseSignal(signal); err != nil {
 			return err
 		}
 	}
 	if seconds < 0 {
 		seconds = defaultStopTime
-		if n, err := strconv.Atoi(k.GetLabels()[labelStopTime]); err == nil {
+		if n, err := strconv.Atoi(k.GetLabels()[client.LabelStopTime]); err == nil {
 			seconds = n
 		}
 	}
@@ -131,15 +132,15 @@ func stop(ctx context.Context, c *client.Client, k *containersapi.Container, sec
 	if _, err := waitExit(wait, c, k.GetID()); err == nil || errs.Is(err, errs.NotFound) || ctx.Err() != nil {
 		return errs.Ignore(err, errs.NotFound)
 	}
-	return killHard(ctx, c, k.GetID())
+	return KillHard(ctx, c, k.GetID())
 }
 
-// killHard ends every process of a container, also of a paused one, and waits.
-func killHard(ctx context.Context, c *client.Client, id string) error {
+// KillHard ends every process of a container, also of a paused one, and waits.
+func KillHard(ctx context.Context, c *client.Client, id string) error {
 	if err := errs.Ignore(kill(ctx, c, id, syscall.SIGKILL, true), errs.NotFound); err != nil {
 		return err
 	}
-	if p, err := taskOf(ctx, c, id); err == nil && isUp(p) && p.GetStatus().String() != "RUNNING" {
+	if p, err := TaskOf(ctx, c, id); err == nil && IsUp(p) && p.GetStatus().String() != "RUNNING" {
 		_, _ = c.Tasks().Resume(ctx, &tasksapi.ResumeTaskRequest{ContainerID: id}) // a frozen process cannot die
 	}
 	_, err := waitExit(ctx, c, id)
@@ -148,18 +149,18 @@ func killHard(ctx context.Context, c *client.Client, id string) error {
 
 // setRestart tells the daemon whether to keep a container with a policy running.
 func setRestart(ctx context.Context, c *client.Client, k *containersapi.Container, on bool) error {
-	if k.GetLabels()[restartPolicy] == "" {
+	if k.GetLabels()[client.LabelRestartPolicy] == "" {
 		return nil
 	}
-	change := map[string]string{restartStatus: "stopped", restartStopped: "true"}
+	change := map[string]string{client.LabelRestartStatus: "stopped", client.LabelRestartStopped: "true"}
 	if on {
-		change = map[string]string{restartStatus: "running", restartStopped: "false"}
+		change = map[string]string{client.LabelRestartStatus: "running", client.LabelRestartStopped: "false"}
 	}
-	return relabel(ctx, c, k, change)
+	return Relabel(ctx, c, k, change)
 }
 
-// relabel changes labels of a container, and of its description at hand.
-func relabel(ctx context.Context, c *client.Client, k *containersapi.Container, change map[string]string) error {
+// Relabel changes labels of a container, and of its description at hand.
+func Relabel(ctx context.Context, c *client.Client, k *containersapi.Container, change map[string]string) error {
 	var paths []string
 	if k.Labels == nil {
 		k.Labels = map[string]string{}
@@ -174,21 +175,27 @@ func relabel(ctx context.Context, c *client.Client, k *containersapi.Container, 
 	return err
 }
 
+// Remove removes a container with all that is its own. One that runs is an error
+// unless force is set.
+func Remove(ctx context.Context, s *session.App, c *client.Client, k *containersapi.Container, force bool) error {
+	return (&app{s}).removeContainer(ctx, c, k, force)
+}
+
 // removeContainer removes a container with all that is its own. One that runs is an
 // error unless force is set.
 func (a *app) removeContainer(ctx context.Context, c *client.Client, k *containersapi.Container, force bool) error {
-	p, err := taskOf(ctx, c, k.GetID())
+	p, err := TaskOf(ctx, c, k.GetID())
 	if err != nil {
 		return err
 	}
-	if isUp(p) {
+	if IsUp(p) {
 		if !force {
-			return errs.New(errs.FailedPrecondition, "container %s runs: stop it with `berth stop %s`, or use -f", displayName(k), displayName(k))
+			return errs.New(errs.FailedPrecondition, "container %s runs: stop it with `berth stop %s`, or use -f", client.DisplayName(k), client.DisplayName(k))
 		}
 		if err := setRestart(ctx, c, k, false); err != nil {
 			return err
 		}
-		if err := killHard(ctx, c, k.GetID()); err != nil {
+		if err := KillHard(ctx, c, k.GetID()); err != nil {
 			return err
 		}
 	}
@@ -213,16 +220,16 @@ func (a *app) removeContainer(ctx context.Context, c *client.Client, k *containe
 // removeDir removes the files of a container. The label is no proof of whose the
 // directory is: only the place that follows from the id is removed.
 func (a *app) removeDir(ctx context.Context, c *client.Client, k *containersapi.Container) error {
-	dir := k.GetLabels()[labelDir]
+	dir := k.GetLabels()[client.LabelDir]
 	if dir == "" {
 		return nil
 	}
-	pl, err := findPlaces(ctx, c)
+	pl, err := c.Places(ctx)
 	if err != nil {
 		return err
 	}
-	if want := pl.dir(c.Namespace, k.GetID()); filepath.Clean(dir) != want {
-		a.debugf("directory %s of container %s is not where ours are: it stays", dir, k.GetID())
+	if want := pl.Dir(c.Namespace, k.GetID()); filepath.Clean(dir) != want {
+		a.Debugf("directory %s of container %s is not where ours are: it stays", dir, k.GetID())
 		return nil
 	}
 	if err := os.RemoveAll(dir); err != nil {

@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -9,16 +9,16 @@ import (
 	"path/filepath"
 	"strings"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-
-	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/carry"
 	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/rootfs"
+	"github.com/berthd/berth/cli/session"
 )
 
 func (a *app) cpCommand() *cobra.Command {
@@ -29,9 +29,9 @@ func (a *app) cpCommand() *cobra.Command {
 on stdin or stdout. A directory goes into one that is there, or becomes the new one; "DIR/." copies
 its contents. Devices and sockets are left out.`,
 		Example: "  berth cp web:/etc/nginx/nginx.conf .\n  berth cp site/. web:/usr/share/nginx/html\n  berth cp web:/var/log - | tar t",
-		Args:    exactArgs(2),
+		Args:    session.ExactArgs(2),
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		src, srcPath, fromContainer := strings.Cut(args[0], ":")
 		dst, dstPath, toContainer := strings.Cut(args[1], ":")
 		fromContainer = fromContainer && !strings.ContainsAny(src, "/.")
@@ -76,9 +76,9 @@ func absolute(p string) string {
 func (a *app) copyTree(root, from string, follow bool, to carry.Target, toStdout, fromStdin bool) error {
 	switch {
 	case toStdout:
-		return carry.Pack(a.out, root, from, follow)
+		return carry.Pack(a.Out, root, from, follow)
 	case fromStdin:
-		return carry.Unpack(a.in, to)
+		return carry.Unpack(a.In, to)
 	}
 	pr, pw := io.Pipe()
 	var g errgroup.Group
@@ -103,15 +103,15 @@ var errCopyStopped = errors.New("the other side has stopped")
 // onRootfs calls fn with a container's root file system: that of its first process,
 // or the snapshot, mounted for the purpose.
 func (a *app) onRootfs(ctx context.Context, c *client.Client, ref string, fn func(root string) error) error {
-	k, err := findContainer(ctx, c, ref)
+	k, err := Find(ctx, c, ref)
 	if err != nil {
 		return err
 	}
-	p, err := taskOf(ctx, c, k.GetID())
+	p, err := TaskOf(ctx, c, k.GetID())
 	if err != nil {
 		return err
 	}
-	if isUp(p) {
+	if IsUp(p) {
 		return fn(fmt.Sprintf("/proc/%d/root", p.GetPid()))
 	}
 	return mounted(ctx, c, k, fn)
@@ -138,9 +138,9 @@ func (a *app) diffCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "diff CONTAINER", Short: "List what a container has changed in its image's files",
 		Long:    "List the paths that a container has added (A), changed (C) or deleted (D).",
-		Example: "  berth diff web", Args: exactArgs(1), ValidArgsFunction: a.completeContainers(false),
-		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-			k, err := findContainer(ctx, c, args[0])
+		Example: "  berth diff web", Args: session.ExactArgs(1), ValidArgsFunction: a.completeContainers(false),
+		RunE: a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+			k, err := Find(ctx, c, args[0])
 			if err != nil {
 				return err
 			}
@@ -152,7 +152,7 @@ func (a *app) diffCommand() *cobra.Command {
 					_ = pw.CloseWithError(err) // never fails
 					return err
 				})
-				err := d.list(pr, a.out)
+				err := d.list(pr, a.Out)
 				_ = pr.CloseWithError(errCopyStopped) // never fails
 				return errors.Join(err, errs.Ignore(g.Wait(), errCopyStopped))
 			})

@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -22,6 +22,7 @@ import (
 	"github.com/berthd/berth/base/id"
 	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/rootfs"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/spec"
 	"github.com/berthd/berth/cli/term"
 )
@@ -35,15 +36,15 @@ type execFlags struct {
 
 func (a *app) execCommand() *cobra.Command {
 	var x execFlags
-	cmd := marked(&cobra.Command{
+	cmd := session.OwnStatus(&cobra.Command{
 		Use: "exec [flags] CONTAINER COMMAND [ARG...]", Short: "Run one more command in a running container",
 		Long: `Run one more command in a running container, with its environment and its user unless the flags say
 others. Exit status: the command's own, or as "berth run".`,
 		Example: "  berth exec web ls /etc\n  berth exec -it web sh\n  berth exec -d -u nobody web touch /tmp/x",
-		Args:    minArgs(2), ValidArgsFunction: a.completeFirst(a.completeContainers(true)),
+		Args:    session.MinArgs(2), ValidArgsFunction: session.CompleteFirst(a.completeContainers(true)),
 	})
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		k, err := findContainer(ctx, c, args[0])
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		k, err := Find(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
@@ -52,9 +53,9 @@ others. Exit status: the command's own, or as "berth run".`,
 			return err
 		}
 		if p.GetStatus().String() == "PAUSED" {
-			return errs.New(errs.FailedPrecondition, "container %s is paused; let it go on with `berth unpause %s`", displayName(k), displayName(k))
+			return errs.New(errs.FailedPrecondition, "container %s is paused; let it go on with `berth unpause %s`", client.DisplayName(k), client.DisplayName(k))
 		}
-		if x.terminal && x.interactive && !term.Is(a.in) {
+		if x.terminal && x.interactive && !term.Is(a.In) {
 			return errors.New("-it needs a terminal, and stdin is none: leave out -t")
 		}
 		process, err := x.process(ctx, c, k, args[1:])
@@ -147,7 +148,7 @@ func (a *app) exec(ctx context.Context, c *client.Client, k *containersapi.Conta
 	r.Stdin, r.Stdout, r.Stderr = f.Stdin, f.Stdout, f.Stderr
 	status, err := a.execStreams(ctx, c, r, f, x)
 	if errors.Is(err, term.ErrDetached) {
-		fmt.Fprintf(a.err, "\r\nThe command goes on in container %s.\r\n", displayName(k))
+		fmt.Fprintf(a.Err, "\r\nThe command goes on in container %s.\r\n", client.DisplayName(k))
 		return nil
 	}
 	if err != nil {
@@ -170,7 +171,7 @@ func (a *app) execStreams(ctx context.Context, c *client.Client, r *tasksapi.Exe
 		return 0, err
 	}
 	if x.terminal {
-		back, err := term.Raw(a.in)
+		back, err := term.Raw(a.In)
 		if err != nil {
 			return 0, errors.Join(err, forgetExec(ctx, c, r))
 		}
@@ -182,7 +183,7 @@ func (a *app) execStreams(ctx context.Context, c *client.Client, r *tasksapi.Exe
 	f.Opened()
 	session, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if out, ok := a.out.(*os.File); ok && x.terminal && term.Is(out) {
+	if out, ok := a.Out.(*os.File); ok && x.terminal && term.Is(out) {
 		term.FollowSize(session, out, func(columns, rows uint16) {
 			_, _ = c.Tasks().ResizePty(session, &tasksapi.ResizePtyRequest{ContainerID: r.GetContainerID(), ExecID: r.GetExecID(), Width: uint32(columns), Height: uint32(rows)}) // it may have ended
 		})
@@ -195,12 +196,12 @@ func (a *app) execStreams(ctx context.Context, c *client.Client, r *tasksapi.Exe
 	}
 	ended := make(chan error, 1)
 	// owner: f.Close ends it; the channel holds its result.
-	go func() { ended <- f.Copy(a.out, a.err) }()
+	go func() { ended <- f.Copy(a.Out, a.Err) }()
 	return a.execEnd(ctx, c, r, f, left, ended)
 }
 
 func (a *app) execInput(ctx context.Context, c *client.Client, r *tasksapi.ExecProcessRequest, f *term.FIFOs, terminal bool, keys []byte) error {
-	in := io.Reader(a.in)
+	in := io.Reader(a.In)
 	if terminal {
 		in = term.Detachable(in, keys)
 	}

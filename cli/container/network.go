@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -22,7 +22,7 @@ type network struct {
 	namespace string // for the spec: "host", a path, or "" for a namespace of its own
 }
 
-func (n network) labels() map[string]string { return map[string]string{labelNetwork: n.mode} }
+func (n network) labels() map[string]string { return map[string]string{client.LabelNetwork: n.mode} }
 
 // remove takes the container off its networks.
 func (n network) remove(context.Context, *client.Client) error { return nil }

@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -12,13 +12,19 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/id"
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/session"
 )
+
+// Each makes a command's function that does something to each container.
+func Each(s *session.App, fn func(context.Context, *client.Client, *containersapi.Container) error) session.Run {
+	return (&app{s}).eachContainer(fn)
+}
 
 // eachContainer makes a command's function that does something to each container.
 func (a *app) eachContainer(fn func(context.Context, *client.Client, *containersapi.Container) error) func(*cobra.Command, []string) error {
-	return a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		return a.forEach(args, func(ref string) error {
-			k, err := findContainer(ctx, c, ref)
+	return a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		return a.ForEach(args, func(ref string) error {
+			k, err := Find(ctx, c, ref)
 			if err != nil {
 				return err
 			}
@@ -34,7 +40,7 @@ func (a *app) stopCommand() *cobra.Command {
 		Use: "stop [flags] CONTAINER...", Short: "End containers, gently at first",
 		Long:    `Send each container its stop signal (SIGTERM unless the image or --stop-signal says another), and SIGKILL if it has not ended in time.`,
 		Example: "  berth stop web\n  berth stop -t 60 db",
-		Args:    minArgs(1), ValidArgsFunction: a.completeContainers(true),
+		Args:    session.MinArgs(1), ValidArgsFunction: a.completeContainers(true),
 		RunE: a.eachContainer(func(ctx context.Context, c *client.Client, k *containersapi.Container) error {
 			return stop(ctx, c, k, seconds, signal)
 		}),
@@ -48,7 +54,7 @@ func (a *app) restartCommand() *cobra.Command {
 	var seconds int
 	cmd := &cobra.Command{
 		Use: "restart [flags] CONTAINER...", Short: "Stop containers and run them again",
-		Example: "  berth restart web", Args: minArgs(1), ValidArgsFunction: a.completeContainers(false),
+		Example: "  berth restart web", Args: session.MinArgs(1), ValidArgsFunction: a.completeContainers(false),
 		RunE: a.eachContainer(func(ctx context.Context, c *client.Client, k *containersapi.Container) error {
 			if err := stop(ctx, c, k, seconds, ""); err != nil {
 				return err
@@ -66,9 +72,9 @@ func (a *app) killCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "kill [flags] CONTAINER...", Short: "Send containers a signal",
 		Example: "  berth kill web\n  berth kill -s HUP web",
-		Args:    minArgs(1), ValidArgsFunction: a.completeContainers(true),
+		Args:    session.MinArgs(1), ValidArgsFunction: a.completeContainers(true),
 		RunE: a.eachContainer(func(ctx context.Context, c *client.Client, k *containersapi.Container) error {
-			sig, err := parseSignal(name)
+			sig, err := ParseSignal(name)
 			if err != nil {
 				return err
 			}
@@ -91,7 +97,7 @@ func (a *app) killCommand() *cobra.Command {
 func (a *app) pauseCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "pause CONTAINER...", Short: "Freeze all processes of containers", Example: "  berth pause web",
-		Args: minArgs(1), ValidArgsFunction: a.completeContainers(true),
+		Args: session.MinArgs(1), ValidArgsFunction: a.completeContainers(true),
 		RunE: a.eachContainer(func(ctx context.Context, c *client.Client, k *containersapi.Container) error {
 			if _, err := running(ctx, c, k); err != nil {
 				return err
@@ -105,7 +111,7 @@ func (a *app) pauseCommand() *cobra.Command {
 func (a *app) unpauseCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "unpause CONTAINER...", Short: "Let frozen containers go on", Example: "  berth unpause web", Aliases: []string{"resume"},
-		Args: minArgs(1), ValidArgsFunction: a.completeContainers(true),
+		Args: session.MinArgs(1), ValidArgsFunction: a.completeContainers(true),
 		RunE: a.eachContainer(func(ctx context.Context, c *client.Client, k *containersapi.Container) error {
 			_, err := c.Tasks().Resume(ctx, &tasksapi.ResumeTaskRequest{ContainerID: k.GetID()})
 			return err
@@ -116,23 +122,23 @@ func (a *app) unpauseCommand() *cobra.Command {
 func (a *app) waitCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "wait CONTAINER...", Short: "Wait until containers have ended and print how", Example: "  berth wait job",
-		Args: minArgs(1), ValidArgsFunction: a.completeContainers(false),
-		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+		Args: session.MinArgs(1), ValidArgsFunction: a.completeContainers(false),
+		RunE: a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 			var all []error
 			for _, ref := range args {
-				k, err := findContainer(ctx, c, ref)
+				k, err := Find(ctx, c, ref)
 				var status uint32
 				if err == nil {
 					status, err = waitExit(ctx, c, k.GetID())
 				}
 				if errs.Is(err, errs.NotFound) && k != nil {
-					err = errs.New(errs.FailedPrecondition, "container %s has not been started", displayName(k))
+					err = errs.New(errs.FailedPrecondition, "container %s has not been started", client.DisplayName(k))
 				}
 				if err != nil {
 					all = append(all, err)
 					continue
 				}
-				fmt.Fprintln(a.out, status)
+				fmt.Fprintln(a.Out, status)
 			}
 			return errors.Join(all...)
 		}),
@@ -144,11 +150,11 @@ func (a *app) rmCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm [flags] CONTAINER...", Short: "Remove containers with their files and logs",
 		Example: "  berth rm job\n  berth rm -f $(berth ps -aq)",
-		Args:    minArgs(1), ValidArgsFunction: a.completeContainers(false),
+		Args:    session.MinArgs(1), ValidArgsFunction: a.completeContainers(false),
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		return a.forEach(args, func(ref string) error {
-			k, err := findContainer(ctx, c, ref)
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		return a.ForEach(args, func(ref string) error {
+			k, err := Find(ctx, c, ref)
 			if force && errs.Is(err, errs.NotFound) {
 				return nil
 			}
@@ -166,9 +172,9 @@ func (a *app) rmCommand() *cobra.Command {
 func (a *app) renameCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rename CONTAINER NAME", Short: "Call a container by another name", Example: "  berth rename brisk_sloop042 web",
-		Args: exactArgs(2), ValidArgsFunction: a.completeFirst(a.completeContainers(false)),
-		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-			k, err := findContainer(ctx, c, args[0])
+		Args: session.ExactArgs(2), ValidArgsFunction: session.CompleteFirst(a.completeContainers(false)),
+		RunE: a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+			k, err := Find(ctx, c, args[0])
 			if err != nil {
 				return err
 			}
@@ -180,11 +186,11 @@ func (a *app) renameCommand() *cobra.Command {
 				return err
 			}
 			for _, t := range taken {
-				if displayName(t) == args[1] {
-					return errs.New(errs.AlreadyExists, "the name %q is taken by container %s", args[1], shortID(t.GetID()))
+				if client.DisplayName(t) == args[1] {
+					return errs.New(errs.AlreadyExists, "the name %q is taken by container %s", args[1], client.ShortID(t.GetID()))
 				}
 			}
-			return relabel(ctx, c, k, map[string]string{labelName: args[1]})
+			return Relabel(ctx, c, k, map[string]string{client.LabelName: args[1]})
 		}),
 	}
 }

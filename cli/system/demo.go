@@ -1,4 +1,4 @@
-package cli
+package system
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/hello"
+	"github.com/berthd/berth/cli/session"
 )
 
 // The limits of the demo's patience.
@@ -41,7 +42,7 @@ func (a *app) demoCommand() *cobra.Command {
 		Long: `Start a daemon with a root, a state and a socket of its own in a temporary directory, load an image that
 is built into this program, run a container of it, show what there is then, and stop and remove it
 all again. It needs root, and runc or a program like it on PATH.`,
-		Example: "  berth demo", Args: exactArgs(0),
+		Example: "  berth demo", Args: session.ExactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
 	}
 }
@@ -63,73 +64,41 @@ func (a *app) demo(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	c, err := client.Dial(ctx, d.socket, "default")
-	if err != nil {
-		return err
-	}
-	a.conn = c
-	if err := a.demoRun(ctx, c); err != nil {
+	if err := a.demoRun(ctx, d); err != nil {
 		return fmt.Errorf("%w\nThe daemon said:\n%s", err, d.log)
 	}
-	fmt.Fprint(a.out, demoNext)
+	fmt.Fprint(a.Out, demoNext)
 	return nil
 }
 
-// demoRun is what the demo shows.
-func (a *app) demoRun(ctx context.Context, c *client.Client) error {
+// demoRun is what the demo shows: the commands that a user would type.
+func (a *app) demoRun(ctx context.Context, d *demoDaemon) error {
 	archive, err := hello.Archive(runtime.GOARCH, demoText)
 	if err != nil {
 		return err
 	}
-	a.step("berth load", "an image from this program: no registry is asked")
-	names, err := a.load(ctx, c, bytes.NewReader(archive), "", nil, true)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(a.out, "Loaded image:", strings.Join(names, " "))
-
-	a.step("berth run --name hello "+hello.Name, "a container of it")
-	x := &createFlags{}
-	flags := &cobra.Command{}
-	x.add(flags)
-	x.name, x.network = "hello", "none"
-	k, err := a.create(ctx, c, x, hello.Name, nil)
-	if err != nil {
-		return err
-	}
-	status, err := a.runForeground(ctx, c, k, false, "", false, false)
-	if err == nil && status != 0 {
-		err = fmt.Errorf("the container ended with status %d", status)
-	}
-	if err == nil {
-		err = a.demoLists(ctx)
-	}
-	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
-	defer cancel()
-	return errors.Join(err, a.removeContainer(clean, c, k, true))
-}
-
-func (a *app) demoLists(ctx context.Context) error {
 	for _, s := range []struct {
-		say, why string
-		cmd      *cobra.Command
-		args     []string
+		why  string
+		in   []byte
+		args []string
 	}{
-		{"berth images", "the images that are here now", a.imagesCommand(), nil},
-		{"berth ps -a", "the containers, also those that have ended", a.psCommand(), []string{"-a"}},
+		{"an image from inside this program: no registry is asked", archive, []string{"load", "--quiet"}},
+		{"a container of it", nil, []string{"run", "--name", "hello", "--network", "none", hello.Name}},
+		{"the images that are here now", nil, []string{"images"}},
+		{"the containers, also those that have ended", nil, []string{"ps", "--all"}},
+		{"away with it, its files and its log", nil, []string{"rm", "hello"}},
 	} {
-		a.step(s.say, s.why)
-		s.cmd.SetArgs(s.args)
-		s.cmd.SetContext(ctx)
-		s.cmd.SilenceErrors, s.cmd.SilenceUsage = true, true
-		if err := s.cmd.ExecuteContext(ctx); err != nil {
-			return err
+		a.step("berth "+strings.Join(s.args, " "), s.why)
+		cmd := exec.CommandContext(ctx, d.cmd.Path, append([]string{"--address", d.socket, "--namespace", "default"}, s.args...)...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(s.in), a.Out, a.Err
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("berth %s: %w", s.args[0], err)
 		}
 	}
 	return nil
 }
 
-func (a *app) step(command, why string) { fmt.Fprintf(a.out, "\n$ %s   # %s\n", command, why) }
+func (a *app) step(command, why string) { fmt.Fprintf(a.Out, "\n$ %s   # %s\n", command, why) }
 
 const demoNext = `
 That was all of it; the daemon is stopped and nothing is left. To go on, with a daemon that stays:

@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/spec"
 )
 
@@ -22,9 +23,9 @@ func (a *app) updateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "update [flags] CONTAINER...", Short: "Change limits and restart policy of containers",
 		Example: "  berth update -m 256m --cpus 2 web\n  berth update --restart always web",
-		Args:    minArgs(1), ValidArgsFunction: a.completeContainers(false),
+		Args:    session.MinArgs(1), ValidArgsFunction: a.completeContainers(false),
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		r, err := x.Resources()
 		if err != nil {
 			return err
@@ -32,8 +33,8 @@ func (a *app) updateCommand() *cobra.Command {
 		if _, _, err := restartRule(restart); err != nil {
 			return err
 		}
-		return a.forEach(args, func(ref string) error {
-			k, err := findContainer(ctx, c, ref)
+		return a.ForEach(args, func(ref string) error {
+			k, err := Find(ctx, c, ref)
 			if err != nil {
 				return err
 			}
@@ -57,11 +58,11 @@ func updateLimits(ctx context.Context, c *client.Client, k *containersapi.Contai
 	if err != nil {
 		return err
 	}
-	p, err := taskOf(ctx, c, k.GetID())
+	p, err := TaskOf(ctx, c, k.GetID())
 	if err != nil {
 		return err
 	}
-	if isUp(p) {
+	if IsUp(p) {
 		_, err := c.Tasks().Update(ctx, &tasksapi.UpdateTaskRequest{
 			ContainerID: k.GetID(), Resources: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", Value: data},
 		})
@@ -71,7 +72,7 @@ func updateLimits(ctx context.Context, c *client.Client, k *containersapi.Contai
 	}
 	s := specOf(k)
 	if s.Linux == nil {
-		return errs.New(errs.FailedPrecondition, "container %s has no Linux configuration", displayName(k))
+		return errs.New(errs.FailedPrecondition, "container %s has no Linux configuration", client.DisplayName(k))
 	}
 	if s.Linux.Resources == nil {
 		s.Linux.Resources = &rspec.LinuxResources{}
@@ -94,14 +95,14 @@ func updateRestart(ctx context.Context, c *client.Client, k *containersapi.Conta
 	if policy == "" {
 		return nil
 	}
-	change := map[string]string{restartPolicy: policy, restartLog: k.GetLabels()[labelLog]}
+	change := map[string]string{client.LabelRestartPolicy: policy, client.LabelRestartLog: k.GetLabels()[client.LabelLog]}
 	if policy == "no" {
-		return relabel(ctx, c, k, map[string]string{restartPolicy: "", restartStatus: "", restartLog: "", restartStopped: "", restartCount: ""})
+		return Relabel(ctx, c, k, map[string]string{client.LabelRestartPolicy: "", client.LabelRestartStatus: "", client.LabelRestartLog: "", client.LabelRestartStopped: "", client.LabelRestartCount: ""})
 	}
-	if p, err := taskOf(ctx, c, k.GetID()); err != nil {
+	if p, err := TaskOf(ctx, c, k.GetID()); err != nil {
 		return err
-	} else if isUp(p) {
-		change[restartStatus] = "running"
+	} else if IsUp(p) {
+		change[client.LabelRestartStatus] = "running"
 	}
-	return relabel(ctx, c, k, change)
+	return Relabel(ctx, c, k, change)
 }

@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -38,15 +38,15 @@ const attachSocket = "attach.sock"
 // dial connects before the process is started, so that no output is missed.
 func (a *app) dial(ctx context.Context, c *client.Client, k *containersapi.Container, stdin bool, keys string) (*foreground, error) {
 	f := &foreground{app: a, c: c, k: k, stdin: stdin, back: func() {}}
-	pl, err := findPlaces(ctx, c)
+	pl, err := c.Places(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if f.keys, err = term.ParseKeys(keys); err != nil {
 		return nil, err
 	}
-	if f.s, err = term.Dial(ctx, pl.bundle(c.Namespace, k.GetID()), attachSocket); err != nil {
-		return nil, fmt.Errorf("container %s: %w", displayName(k), err)
+	if f.s, err = term.Dial(ctx, pl.Bundle(c.Namespace, k.GetID()), attachSocket); err != nil {
+		return nil, fmt.Errorf("container %s: %w", client.DisplayName(k), err)
 	}
 	return f, nil
 }
@@ -58,7 +58,7 @@ func (f *foreground) run(ctx context.Context, start func() error) (status uint32
 	session, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if f.s.Terminal() {
-		if f.back, err = term.Raw(f.in); err != nil {
+		if f.back, err = term.Raw(f.In); err != nil {
 			return 0, false, err
 		}
 		defer f.back()
@@ -68,21 +68,21 @@ func (f *foreground) run(ctx context.Context, start func() error) (status uint32
 			return 0, false, err
 		}
 	}
-	f.release() // signals are the container's from here on
+	f.Release() // signals are the container's from here on
 	if f.sigProxy {
 		defer f.forward(session)()
 	}
 	if f.s.Terminal() {
-		out, ok := f.out.(*os.File)
+		out, ok := f.Out.(*os.File)
 		if ok && term.Is(out) {
 			term.FollowSize(session, out, f.s.Resize)
 		}
 	}
 	left := make(chan error, 1)
 	if f.stdin && f.s.TakesStdin() {
-		var in io.Reader = f.in
+		var in io.Reader = f.In
 		if f.s.Terminal() {
-			in = term.Detachable(f.in, f.keys)
+			in = term.Detachable(f.In, f.keys)
 		}
 		// owner: nobody can interrupt a read of stdin: it ends with the program, or
 		// with the session when it writes next.
@@ -95,7 +95,7 @@ func (f *foreground) run(ctx context.Context, start func() error) (status uint32
 	ended := make(chan end, 1)
 	// owner: f.s.Close ends it; run waits for ended below.
 	go func() {
-		st, err := f.s.Output(f.out, f.err)
+		st, err := f.s.Output(f.Out, f.Err)
 		ended <- end{st, err}
 	}()
 	for {
@@ -145,12 +145,12 @@ func (f *foreground) forwarding(ctx context.Context, got <-chan os.Signal) {
 		if sig == syscall.SIGINT || sig == syscall.SIGTERM {
 			if interrupts++; interrupts == 3 {
 				f.back()
-				fmt.Fprintf(f.err, "berth: three interrupts: leaving container %s to itself\n", displayName(f.k))
+				fmt.Fprintf(f.Err, "berth: three interrupts: leaving container %s to itself\n", client.DisplayName(f.k))
 				os.Exit(128 + int(sig)) // nothing of ours is left to be put down
 			}
 		}
 		if err := kill(ctx, f.c, f.k.GetID(), sig, false); err != nil && !errs.Is(err, errs.NotFound) {
-			f.debugf("signal %s: %v", sig, err)
+			f.Debugf("signal %s: %v", sig, err)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func (f *foreground) rest(ctx context.Context) (uint32, error) {
 	if !f.fresh || f.s.Terminal() || path == "" {
 		return waitExit(ctx, f.c, f.k.GetID())
 	}
-	f.debugf("cut off after %d bytes: going on from the log", f.s.Received)
+	f.Debugf("cut off after %d bytes: going on from the log", f.s.Received)
 	ended := make(chan struct{})
 	var status uint32
 	var werr error
@@ -173,9 +173,9 @@ func (f *foreground) rest(ctx context.Context) (uint32, error) {
 	}()
 	skip := f.s.Received
 	err := logfile.Read(ctx, path, logfile.Options{Tail: -1, Ended: ended}, func(e logfile.Entry) error {
-		w, i := f.out, 0
+		w, i := f.Out, 0
 		if e.Stderr {
-			w, i = f.err, 1
+			w, i = f.Err, 1
 		}
 		data := e.Bytes()
 		n := min(skip[i], int64(len(data)))
@@ -201,11 +201,11 @@ func settled(ctx context.Context, c *client.Client, k *containersapi.Container) 
 	if err != nil {
 		return status, err
 	}
-	pl, err := findPlaces(ctx, c)
+	pl, err := c.Places(ctx)
 	if err != nil {
 		return status, nil
 	}
-	if s, err := term.Dial(ctx, pl.bundle(c.Namespace, k.GetID()), attachSocket); err == nil {
+	if s, err := term.Dial(ctx, pl.Bundle(c.Namespace, k.GetID()), attachSocket); err == nil {
 		defer s.Close()
 		_, _ = s.Output(io.Discard, io.Discard) // its end is all that matters
 	}
@@ -214,5 +214,5 @@ func settled(ctx context.Context, c *client.Client, k *containersapi.Container) 
 
 // logPath is the file that a container's log label names.
 func logPath(k *containersapi.Container) string {
-	return pathOfAddress(k.GetLabels()[labelLog])
+	return pathOfAddress(k.GetLabels()[client.LabelLog])
 }

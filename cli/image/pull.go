@@ -1,4 +1,4 @@
-package cli
+package image
 
 import (
 	"context"
@@ -6,19 +6,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sort"
 	"time"
 
+	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/transfer"
 	"github.com/containerd/platforms"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	imagesapi "github.com/containerd/containerd/api/services/images/v1"
-
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/term"
 )
 
@@ -58,9 +59,14 @@ func unpackings(ps []*types.Platform) []*transfer.UnpackConfiguration {
 	return out
 }
 
-// pull brings an image in and shows how it gets on.
-func (a *app) pull(ctx context.Context, c *client.Client, name string, r registryFlags) error {
-	ps, err := parsePlatforms(r.platforms, r.all)
+// Pull brings an image in, by its full name, and shows how it gets on.
+func Pull(ctx context.Context, s *session.App, c *client.Client, name string, r RegistryFlags) error {
+	return (&app{s}).pull(ctx, c, name, r)
+}
+
+// pull is Pull.
+func (a *app) pull(ctx context.Context, c *client.Client, name string, r RegistryFlags) error {
+	ps, err := parsePlatforms(r.Platforms, r.All)
 	if err != nil {
 		return err
 	}
@@ -68,7 +74,7 @@ func (a *app) pull(ctx context.Context, c *client.Client, name string, r registr
 	if err != nil {
 		return err
 	}
-	watch, done := a.show(r.quiet)
+	watch, done := a.show(r.Quiet)
 	err = c.Transfer(ctx, src, &transfer.ImageStore{Name: name, Platforms: ps, Unpacks: unpackings(ps)}, watch)
 	done()
 	return explainAuth(errors.Join(err, end()), name)
@@ -78,7 +84,7 @@ func (a *app) pull(ctx context.Context, c *client.Client, name string, r registr
 func explainAuth(err error, name string) error {
 	if errs.Is(err, errs.Unauthenticated) || errs.Is(err, errs.PermissionDenied) {
 		host := name
-		if full, nerr := fullName(name); nerr == nil {
+		if full, nerr := FullName(name); nerr == nil {
 			host = full
 		}
 		return fmt.Errorf("%w; log in with `berth login %s`, or check the image's name", err, hostOf(host))
@@ -87,7 +93,7 @@ func explainAuth(err error, name string) error {
 }
 
 func (a *app) pullCommand() *cobra.Command {
-	var r registryFlags
+	var r RegistryFlags
 	cmd := &cobra.Command{
 		Use: "pull [flags] IMAGE", Short: "Get an image from a registry",
 		Long: `Get an image from a registry and unpack it. A name without a host is docker.io's, one without a
@@ -95,10 +101,10 @@ tag is latest. Credentials are those of "berth login" (Docker's config.json and 
 		Example: `  berth pull busybox
   berth pull --platform linux/arm64 ghcr.io/me/app:1.2
   berth pull --plain-http registry.local:5000/app`,
-		Args: exactArgs(1),
+		Args: session.ExactArgs(1),
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		name, err := fullName(args[0])
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		name, err := FullName(args[0])
 		if err != nil {
 			return err
 		}
@@ -109,10 +115,10 @@ tag is latest. Credentials are those of "berth login" (Docker's config.json and 
 		if err != nil {
 			return err
 		}
-		if !r.quiet {
-			fmt.Fprintln(a.err, "Digest:", im.GetImage().GetTarget().GetDigest())
+		if !r.Quiet {
+			fmt.Fprintln(a.Err, "Digest:", im.GetImage().GetTarget().GetDigest())
 		}
-		fmt.Fprintln(a.out, name)
+		fmt.Fprintln(a.Out, name)
 		return nil
 	})
 	r.add(cmd)
@@ -120,22 +126,22 @@ tag is latest. Credentials are those of "berth login" (Docker's config.json and 
 }
 
 func (a *app) pushCommand() *cobra.Command {
-	var r registryFlags
+	var r RegistryFlags
 	cmd := &cobra.Command{
 		Use: "push [flags] IMAGE", Short: "Send an image to a registry",
 		Long: `Send an image to the registry that its name says. Of an index, what is here is sent.`,
 		Example: `  berth tag app registry.example.com/me/app:1
   berth push registry.example.com/me/app:1`,
-		Args: exactArgs(1), ValidArgsFunction: a.completeImages,
+		Args: session.ExactArgs(1), ValidArgsFunction: a.completeImages,
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		im, err := findImage(ctx, c, args[0])
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		im, err := Find(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
 		var ps []*types.Platform
-		if len(r.platforms) > 0 {
-			if ps, err = parsePlatforms(r.platforms, r.all); err != nil {
+		if len(r.Platforms) > 0 {
+			if ps, err = parsePlatforms(r.Platforms, r.All); err != nil {
 				return err
 			}
 		}
@@ -143,13 +149,13 @@ func (a *app) pushCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		watch, done := a.show(r.quiet)
+		watch, done := a.show(r.Quiet)
 		err = c.Transfer(ctx, &transfer.ImageStore{Name: im.GetName(), Platforms: ps}, dst, watch)
 		done()
 		if err = explainAuth(errors.Join(err, end()), im.GetName()); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, im.GetTarget().GetDigest())
+		fmt.Fprintln(a.Out, im.GetTarget().GetDigest())
 		return nil
 	})
 	r.add(cmd)
@@ -164,12 +170,12 @@ func (a *app) saveCommand() *cobra.Command {
 		Use: "save [flags] IMAGE...", Short: "Write images to an archive",
 		Long:    `Write images to an OCI archive that "berth load", "docker load" and "ctr images import" read.`,
 		Example: "  berth save -o app.tar app:1 app:2\n  berth save app | ssh host berth load",
-		Args:    minArgs(1), ValidArgsFunction: a.completeImages,
+		Args:    session.MinArgs(1), ValidArgsFunction: a.completeImages,
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) (err error) {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) (err error) {
 		src := &transfer.ImageStore{}
 		for _, ref := range args {
-			im, err := findImage(ctx, c, ref)
+			im, err := Find(ctx, c, ref)
 			if err != nil {
 				return err
 			}
@@ -194,12 +200,12 @@ func (a *app) saveCommand() *cobra.Command {
 // which must not be a terminal.
 func (a *app) intoFile(name string, fn func(io.Writer) error) error {
 	if name == "" || name == "-" {
-		if f, ok := a.out.(*os.File); ok && term.Is(f) {
+		if f, ok := a.Out.(*os.File); ok && term.Is(f) {
 			return errors.New("this would write an archive to your terminal: use -o FILE, or redirect")
 		}
-		return fn(a.out)
+		return fn(a.Out)
 	}
-	f, err := os.CreateTemp(dirOf(name), ".berth-save-")
+	f, err := os.CreateTemp(filepath.Dir(name), ".berth-save-")
 	if err != nil {
 		return err
 	}
@@ -247,10 +253,10 @@ func (a *app) loadCommand() *cobra.Command {
 		Long: `Read images from an OCI archive or from what "docker save" wrote, plain or compressed, and unpack
 them. Images without a name get NAME, or one with the day and their digest.`,
 		Example: "  berth load -i app.tar\n  curl -s https://example.com/app.tar.gz | berth load",
-		Args:    rangeArgs(0, 1), Aliases: []string{"import"},
+		Args:    session.RangeArgs(0, 1), Aliases: []string{"import"},
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
-		in := io.Reader(a.in)
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
+		in := io.Reader(a.In)
 		if file != "" && file != "-" {
 			f, err := os.Open(file)
 			if err != nil {
@@ -258,7 +264,7 @@ them. Images without a name get NAME, or one with the day and their digest.`,
 			}
 			defer f.Close()
 			in = f
-		} else if term.Is(a.in) {
+		} else if term.Is(a.In) {
 			return errors.New("nothing to load: use -i FILE, or redirect an archive to stdin")
 		}
 		if len(args) == 1 {
@@ -270,7 +276,7 @@ them. Images without a name get NAME, or one with the day and their digest.`,
 		}
 		names, err := a.load(ctx, c, in, base, ps, quiet)
 		for _, n := range names {
-			fmt.Fprintln(a.out, "Loaded image:", familiar(n))
+			fmt.Fprintln(a.Out, "Loaded image:", Familiar(n))
 		}
 		return err
 	})
@@ -291,7 +297,7 @@ func (a *app) load(ctx context.Context, c *client.Client, in io.Reader, base str
 	}
 	rule := &transfer.ImageReference{Name: "load-" + time.Now().Format(time.DateOnly), IsPrefix: true, AllowOverwrite: true, AddDigest: true, SkipNamedDigest: true}
 	if base != "" {
-		full, err := fullName(base)
+		full, err := FullName(base)
 		if err != nil {
 			return nil, err
 		}

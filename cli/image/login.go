@@ -1,4 +1,4 @@
-package cli
+package image
 
 import (
 	"bufio"
@@ -18,6 +18,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/imageref"
 	"github.com/berthd/berth/cli/credential"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/term"
 )
 
@@ -35,7 +36,7 @@ func (a *app) loginCommand() *cobra.Command {
 		Long: `Check a user and password with a registry (default docker.io) and keep them where Docker does:
 in ~/.docker/config.json or $DOCKER_CONFIG/config.json, or with the credential helper that it names.`,
 		Example: "  berth login\n  echo $TOKEN | berth login -u me --password-stdin ghcr.io",
-		Args:    rangeArgs(0, 1),
+		Args:    session.RangeArgs(0, 1),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		host := imageref.DefaultHost
@@ -58,7 +59,7 @@ in ~/.docker/config.json or $DOCKER_CONFIG/config.json, or with the credential h
 		if err := f.Put(cmd.Context(), host, credential.Credential{Username: user, Secret: password}); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, "Login succeeded.")
+		fmt.Fprintln(a.Out, "Login succeeded.")
 		return nil
 	}
 	f := cmd.Flags()
@@ -75,28 +76,28 @@ const maxPassword = 64 << 10
 // askLogin gets what the flags do not say.
 func (a *app) askLogin(user, password *string, stdin bool, host string) error {
 	if stdin {
-		b, err := io.ReadAll(io.LimitReader(a.in, maxPassword))
+		b, err := io.ReadAll(io.LimitReader(a.In, maxPassword))
 		*password = strings.TrimRight(string(b), "\r\n")
 		if err == nil && *password == "" {
 			err = errors.New("stdin holds no password")
 		}
 		return err
 	}
-	if (*user == "" || *password == "") && !term.Is(a.in) {
+	if (*user == "" || *password == "") && !term.Is(a.In) {
 		return errors.New("stdin is no terminal to ask at: use --username and --password-stdin")
 	}
 	if *user == "" {
-		fmt.Fprintf(a.err, "User name for %s: ", host)
-		line, err := bufio.NewReader(a.in).ReadString('\n')
+		fmt.Fprintf(a.Err, "User name for %s: ", host)
+		line, err := bufio.NewReader(a.In).ReadString('\n')
 		if err != nil {
 			return err
 		}
 		*user = strings.TrimSpace(line)
 	}
 	if *password == "" {
-		fmt.Fprint(a.err, "Password: ")
-		p, err := term.Secret(a.in)
-		fmt.Fprintln(a.err)
+		fmt.Fprint(a.Err, "Password: ")
+		p, err := term.Secret(a.In)
+		fmt.Fprintln(a.Err)
 		if err != nil {
 			return err
 		}
@@ -190,7 +191,7 @@ func loopback(host string) bool {
 func (a *app) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout [REGISTRY]", Short: "Forget the password of a registry",
-		Example: "  berth logout ghcr.io", Args: rangeArgs(0, 1),
+		Example: "  berth logout ghcr.io", Args: session.RangeArgs(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			host := imageref.DefaultHost
 			if len(args) == 1 {
@@ -205,7 +206,7 @@ func (a *app) logoutCommand() *cobra.Command {
 				err = errs.New(errs.NotFound, "you are not logged in to %s", host)
 			}
 			if err == nil {
-				fmt.Fprintln(a.out, "Removed the credential of", host+".")
+				fmt.Fprintln(a.Out, "Removed the credential of", host+".")
 			}
 			return err
 		},

@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -21,6 +21,8 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/image"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/table"
 )
 
@@ -33,18 +35,18 @@ type containerRow struct {
 	created                                                                                         time.Time
 }
 
-type listOptions struct {
-	all, noTrunc, size bool
-	filters            []string
+type ListOptions struct {
+	All, NoTrunc, Size bool
+	Filters            []string
 }
 
 func (a *app) psCommand() *cobra.Command {
-	var o listOptions
+	var o ListOptions
 	var quiet, latest bool
 	var last int
 	var format string
 	cmd := &cobra.Command{
-		Use: "ps [flags]", Short: "List containers", Args: exactArgs(0), Aliases: []string{"ls"},
+		Use: "ps [flags]", Short: "List containers", Args: session.ExactArgs(0), Aliases: []string{"ls"},
 		Example: `  berth ps
   berth ps -a --filter status=exited
   berth ps --format '{{.Names}}\t{{.Status}}'
@@ -53,12 +55,12 @@ func (a *app) psCommand() *cobra.Command {
 
 Filters (--filter, all must hold): id=, name=, label=KEY[=VALUE], status=created|running|paused|exited, exited=CODE, ancestor=IMAGE.`,
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, _ []string) error {
 		if latest {
 			last = 1
 		}
-		o.all = o.all || last > 0
-		rows, err := listContainers(ctx, c, o)
+		o.All = o.All || last > 0
+		rows, err := List(ctx, c, o)
 		if err != nil {
 			return err
 		}
@@ -67,31 +69,31 @@ Filters (--filter, all must hold): id=, name=, label=KEY[=VALUE], status=created
 		}
 		if quiet {
 			for _, r := range rows {
-				fmt.Fprintln(a.out, r.ID)
+				fmt.Fprintln(a.Out, r.ID)
 			}
 			return nil
 		}
 		columns := []string{"CONTAINER ID=ID", "IMAGE", "COMMAND", "CREATED=RunningFor", "STATUS", "PORTS", "NAMES"}
-		if o.size {
+		if o.Size {
 			columns = append(columns, "SIZE")
 		}
-		return table.Write(a.out, rows, format, table.Columns(columns...))
+		return table.Write(a.Out, rows, format, table.Columns(columns...))
 	})
 	f := cmd.Flags()
-	f.BoolVarP(&o.all, "all", "a", false, "also those that do not run")
+	f.BoolVarP(&o.All, "all", "a", false, "also those that do not run")
 	f.BoolVarP(&quiet, "quiet", "q", false, "print ids only")
-	f.BoolVar(&o.noTrunc, "no-trunc", false, "do not shorten")
-	f.BoolVarP(&o.size, "size", "s", false, "show how much each has written")
+	f.BoolVar(&o.NoTrunc, "no-trunc", false, "do not shorten")
+	f.BoolVarP(&o.Size, "size", "s", false, "show how much each has written")
 	f.BoolVarP(&latest, "latest", "l", false, "the newest only")
 	f.IntVar(&last, "last", 0, "the newest `N` only")
-	f.StringArrayVarP(&o.filters, "filter", "f", nil, "`KEY=VALUE`, see above")
+	f.StringArrayVarP(&o.Filters, "filter", "f", nil, "`KEY=VALUE`, see above")
 	f.StringVar(&format, "format", "", "table, json or a Go `template`")
 	return cmd
 }
 
-// listContainers asks twice: for the containers, and for all their tasks.
-func listContainers(ctx context.Context, c *client.Client, o listOptions) ([]containerRow, error) {
-	match, status, err := parseFilters(o.filters)
+// List asks twice: for the containers, and for all their tasks.
+func List(ctx context.Context, c *client.Client, o ListOptions) ([]containerRow, error) {
+	match, status, err := parseFilters(o.Filters)
 	if err != nil {
 		return nil, err
 	}
@@ -111,14 +113,14 @@ func listContainers(ctx context.Context, c *client.Client, o listOptions) ([]con
 	var rows []containerRow
 	for _, k := range l.GetContainers() {
 		p := tasks[k.GetID()]
-		if !o.all && !isUp(p) && !status {
+		if !o.All && !IsUp(p) && !status {
 			continue
 		}
-		r := describeContainer(k, p, now, o.noTrunc)
+		r := describeContainer(k, p, now, o.NoTrunc)
 		if !match(k, r) {
 			continue
 		}
-		if o.size {
+		if o.Size {
 			r.Size = writtenSize(ctx, c, k)
 		}
 		rows = append(rows, r)
@@ -130,14 +132,14 @@ func listContainers(ctx context.Context, c *client.Client, o listOptions) ([]con
 func describeContainer(k *containersapi.Container, p *task.Process, now time.Time, noTrunc bool) containerRow {
 	created := k.GetCreatedAt().AsTime()
 	r := containerRow{
-		ID: k.GetID(), Image: familiar(k.GetImage()), Names: displayName(k), Labels: ownLabels(k.GetLabels()),
-		Ports: portsText(k.GetLabels()[labelPorts]), Networks: k.GetLabels()[labelNetwork], Runtime: k.GetRuntime().GetName(),
+		ID: k.GetID(), Image: image.Familiar(k.GetImage()), Names: client.DisplayName(k), Labels: ownLabels(k.GetLabels()),
+		Ports: portsText(k.GetLabels()[client.LabelPorts]), Networks: k.GetLabels()[client.LabelNetwork], Runtime: k.GetRuntime().GetName(),
 		CreatedAt: created.Local().Format(time.RFC3339), RunningFor: table.Ago(created, now), Pid: p.GetPid(), ExitCode: p.GetExitStatus(), created: created,
 	}
 	r.State, r.Status = stateOf(p, now)
 	r.Command = commandOf(k)
 	if !noTrunc {
-		r.ID = shortID(r.ID)
+		r.ID = client.ShortID(r.ID)
 		if runes := []rune(r.Command); len(runes) > 20 {
 			r.Command = string(runes[:19]) + "…"
 		}
@@ -270,7 +272,7 @@ func parseFilters(list []string) (match func(*containersapi.Container, container
 				return r.State == "exited" && uint64(r.ExitCode) == n
 			})
 		case "ancestor":
-			full, ferr := fullName(v)
+			full, ferr := image.FullName(v)
 			all = append(all, func(c *containersapi.Container, _ containerRow) bool {
 				return c.GetImage() == v || ferr == nil && c.GetImage() == full
 			})

@@ -1,4 +1,6 @@
-package cli
+// Package system holds the commands about the daemon as a whole: versions, events,
+// what nothing uses, and the demonstration.
+package system
 
 import (
 	"bytes"
@@ -27,26 +29,18 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/id"
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/container"
+	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/table"
-	"github.com/berthd/berth/cli/term"
 )
 
-func (a *app) systemCommands() []*cobra.Command {
+// app is one call of the program.
+type app struct{ *session.App }
+
+// Commands are the verbs of the system.
+func Commands(s *session.App) []*cobra.Command {
+	a := &app{s}
 	return []*cobra.Command{a.versionCommand(), a.infoCommand(), a.eventsCommand(), a.gcCommand(), a.demoCommand()}
-}
-
-func (a *app) onTerminal() bool {
-	f, ok := a.out.(*os.File)
-	return ok && term.Is(f)
-}
-
-func sortedKeys[T any](m map[string]T) []string {
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	sort.Strings(out)
-	return out
 }
 
 // versionInfo is what version prints.
@@ -60,18 +54,18 @@ type versionPart struct{ Version, Revision, Go, Platform, Address, UUID string }
 func (a *app) versionCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use: "version", Short: "Show the versions of this program and of the daemon", Args: exactArgs(0),
+		Use: "version", Short: "Show the versions of this program and of the daemon", Args: session.ExactArgs(0),
 		Example: "  berth version\n  berth version --format '{{.Server.Version}}'",
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v := versionInfo{Client: versionPart{Version: a.build.Version, Revision: a.build.Revision, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}}
+		v := versionInfo{Client: versionPart{Version: a.Build.Version, Revision: a.Build.Revision, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}}
 		err := a.serverVersion(cmd.Context(), &v)
 		if format != "" {
-			return errors.Join(a.printObjects([]any{v}, format), err)
+			return errors.Join(a.Objects([]any{v}, format), err)
 		}
-		fmt.Fprintf(a.out, "Client:\n  Version:  %s\n  Revision: %s\n  Go:       %s\n  Platform: %s\n", v.Client.Version, v.Client.Revision, v.Client.Go, v.Client.Platform)
+		fmt.Fprintf(a.Out, "Client:\n  Version:  %s\n  Revision: %s\n  Go:       %s\n  Platform: %s\n", v.Client.Version, v.Client.Revision, v.Client.Go, v.Client.Platform)
 		if v.Server != nil {
-			fmt.Fprintf(a.out, "\nServer:\n  Version:  %s\n  Revision: %s\n  Address:  %s\n  UUID:     %s\n", v.Server.Version, v.Server.Revision, v.Server.Address, v.Server.UUID)
+			fmt.Fprintf(a.Out, "\nServer:\n  Version:  %s\n  Revision: %s\n  Address:  %s\n  UUID:     %s\n", v.Server.Version, v.Server.Revision, v.Server.Address, v.Server.UUID)
 		}
 		return err
 	}
@@ -80,7 +74,7 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func (a *app) serverVersion(ctx context.Context, v *versionInfo) error {
-	c, err := a.daemon(ctx)
+	c, err := a.Daemon(ctx)
 	if err != nil {
 		return err
 	}
@@ -114,15 +108,15 @@ type systemInfo struct {
 func (a *app) infoCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use: "info", Short: "Show what the daemon has and can do", Args: exactArgs(0), Example: "  berth info\n  berth info --format json",
+		Use: "info", Short: "Show what the daemon has and can do", Args: session.ExactArgs(0), Example: "  berth info\n  berth info --format json",
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, _ []string) error {
 		i, err := a.collectInfo(ctx, c)
 		if err != nil {
 			return err
 		}
 		if format != "" {
-			return a.printObjects([]any{i}, format)
+			return a.Objects([]any{i}, format)
 		}
 		lines := [][2]string{
 			{"Version", i.Version}, {"Address", i.Address}, {"UUID", i.UUID}, {"Process", fmt.Sprint(i.Pid)}, {"Root", i.Root}, {"State", i.State},
@@ -132,10 +126,10 @@ func (a *app) infoCommand() *cobra.Command {
 			{"CPUs", fmt.Sprint(i.CPUs)}, {"Memory", i.Memory}, {"Cgroups", i.Cgroups},
 		}
 		for _, l := range lines {
-			fmt.Fprintf(a.out, "%-13s %s\n", l[0]+":", l[1])
+			fmt.Fprintf(a.Out, "%-13s %s\n", l[0]+":", l[1])
 		}
 		for _, u := range i.Unavailable {
-			fmt.Fprintln(a.out, "Not available:", u)
+			fmt.Fprintln(a.Out, "Not available:", u)
 		}
 		return nil
 	})
@@ -156,7 +150,7 @@ func (a *app) collectInfo(ctx context.Context, c *client.Client) (*systemInfo, e
 	if err != nil {
 		return nil, err
 	}
-	rows, err := listContainers(ctx, c, listOptions{all: true})
+	rows, err := container.List(ctx, c, container.ListOptions{All: true})
 	if err != nil {
 		return nil, err
 	}
@@ -165,9 +159,9 @@ func (a *app) collectInfo(ctx context.Context, c *client.Client) (*systemInfo, e
 		return nil, err
 	}
 	i := &systemInfo{
-		Version: v.Server.Version, Address: c.Address, UUID: s.GetUUID(), Pid: s.GetPid(), Namespace: c.Namespace, Namespaces: append(otherNamespaces(ctx, c), c.Namespace),
+		Version: v.Server.Version, Address: c.Address, UUID: s.GetUUID(), Pid: s.GetPid(), Namespace: c.Namespace, Namespaces: append(c.OtherNamespaces(ctx), c.Namespace),
 		Containers: len(rows), Images: len(images.GetImages()), Kernel: firstLine("/proc/sys/kernel/osrelease"), OS: osName(), Architecture: runtime.GOARCH,
-		CPUs: runtime.NumCPU(), Memory: table.BinarySize(int64(machineMemory())), Cgroups: cgroupsText(),
+		CPUs: runtime.NumCPU(), Memory: table.BinarySize(int64(container.MachineMemory())), Cgroups: cgroupsText(),
 	}
 	sort.Strings(i.Namespaces)
 	for _, r := range rows {
@@ -184,7 +178,7 @@ func (a *app) collectInfo(ctx context.Context, c *client.Client) (*systemInfo, e
 		} else if p.GetType() == "io.containerd.snapshotter.v1" {
 			i.Snapshotters = append(i.Snapshotters, p.GetID())
 		}
-		if p.GetType() == taskPlugin {
+		if p.GetType() == client.TaskPlugin {
 			i.Root, i.State = p.GetExports()["root"], p.GetExports()["state"]
 		}
 	}
@@ -225,12 +219,12 @@ func (a *app) eventsCommand() *cobra.Command {
 	var format string
 	var everywhere bool
 	cmd := &cobra.Command{
-		Use: "events [flags]", Short: "Show what happens, as it happens", Args: exactArgs(0), Aliases: []string{"event"},
+		Use: "events [flags]", Short: "Show what happens, as it happens", Args: session.ExactArgs(0), Aliases: []string{"event"},
 		Long: `Show events of the namespace, or with -A of all, until interrupted: when, where, what, and the event as
 JSON. Filters are the daemon's: topic=="/tasks/exit", topic~=|^/images/|, event.container_id==ID.`,
 		Example: "  berth events\n  berth events -A --filter 'topic~=|^/tasks/|'\n  berth events --format json",
 	}
-	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
+	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, _ []string) error {
 		own := filters
 		if !everywhere {
 			own = nil
@@ -283,9 +277,9 @@ func (a *app) printEvent(e *types.Envelope, format string) error {
 		}
 	}
 	if format != "" {
-		return table.Write(a.out, []eventRow{r}, format, nil)
+		return table.Write(a.Out, []eventRow{r}, format, nil)
 	}
-	_, err := fmt.Fprintf(a.out, "%s %s %s %s\n", r.Timestamp.Local().Format("2006-01-02 15:04:05.000000000 -0700 MST"), r.Namespace, r.Topic, r.Event)
+	_, err := fmt.Fprintf(a.Out, "%s %s %s %s\n", r.Timestamp.Local().Format("2006-01-02 15:04:05.000000000 -0700 MST"), r.Namespace, r.Topic, r.Event)
 	return err
 }
 
@@ -294,8 +288,8 @@ func (a *app) gcCommand() *cobra.Command {
 		Use: "gc", Short: "Delete what nothing uses any more, now",
 		Long: `Have the daemon delete content and snapshots that no image, container or lease uses, and wait for it.
 It does so by itself a moment after something was removed. Files of containers that other programs have removed go, too.`,
-		Example: "  berth gc", Args: exactArgs(0),
-		RunE: a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
+		Example: "  berth gc", Args: session.ExactArgs(0),
+		RunE: a.Connected(func(ctx context.Context, c *client.Client, _ []string) error {
 			// The API has no word for it, but the end of a lease can be waited for.
 			name := "berth-gc-" + id.New(8)
 			if _, err := c.Leases().Create(ctx, &leasesapi.CreateRequest{ID: name}); err != nil {
@@ -309,13 +303,17 @@ It does so by itself a moment after something was removed. Files of containers t
 	}
 }
 
+// youngTime is how old a directory without a container must be to be removed: a
+// container on its way has one before it has its row.
+const youngTime = time.Hour
+
 // sweepDirs removes the directories of containers of this namespace that are gone.
 func (a *app) sweepDirs(ctx context.Context, c *client.Client) error {
-	pl, err := findPlaces(ctx, c)
+	pl, err := c.Places(ctx)
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(pl.dir(c.Namespace, ""))
+	entries, err := os.ReadDir(pl.Dir(c.Namespace, ""))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -324,8 +322,7 @@ func (a *app) sweepDirs(ctx context.Context, c *client.Client) error {
 	}
 	var all []error
 	for _, e := range entries {
-		// A container on its way has a directory before its row: a young one stays.
-		if st, err := e.Info(); err != nil || time.Since(st.ModTime()) < leaseTime {
+		if st, err := e.Info(); err != nil || time.Since(st.ModTime()) < youngTime {
 			continue
 		}
 		_, err := c.Containers().Get(ctx, &containersapi.GetContainerRequest{ID: e.Name()})
@@ -335,7 +332,7 @@ func (a *app) sweepDirs(ctx context.Context, c *client.Client) error {
 		if _, err := c.Tasks().Get(ctx, &tasksapi.GetRequest{ContainerID: e.Name()}); !errs.Is(err, errs.NotFound) {
 			continue
 		}
-		all = append(all, os.RemoveAll(pl.dir(c.Namespace, e.Name())))
+		all = append(all, os.RemoveAll(pl.Dir(c.Namespace, e.Name())))
 	}
 	return errors.Join(all...)
 }

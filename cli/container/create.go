@@ -1,4 +1,4 @@
-package cli
+package container
 
 import (
 	"context"
@@ -27,6 +27,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/id"
 	"github.com/berthd/berth/cli/client"
+	"github.com/berthd/berth/cli/image"
 	"github.com/berthd/berth/cli/rootfs"
 	"github.com/berthd/berth/cli/spec"
 )
@@ -43,7 +44,7 @@ type createFlags struct {
 	interactive, remove, quiet                 bool
 	cidfile                                    string
 	addHosts, dns, dnsSearch, dnsOpts          []string
-	registry                                   registryFlags
+	registry                                   image.RegistryFlags
 	detached                                   bool // run -d
 }
 
@@ -72,8 +73,8 @@ func (x *createFlags) add(cmd *cobra.Command) {
 	f.StringSliceVar(&x.dnsSearch, "dns-search", nil, "`domain` to search names in")
 	f.StringSliceVar(&x.dnsOpts, "dns-option", nil, "`option` for resolv.conf")
 	f.BoolVarP(&x.quiet, "quiet", "q", false, "show no progress of a pull")
-	f.BoolVar(&x.registry.plainHTTP, "plain-http", false, "pull by http, without TLS")
-	f.StringVar(&x.registry.hostsDir, "hosts-dir", "", "`directory` with hosts.toml files for a pull")
+	f.BoolVar(&x.registry.PlainHTTP, "plain-http", false, "pull by http, without TLS")
+	f.StringVar(&x.registry.HostsDir, "hosts-dir", "", "`directory` with hosts.toml files for a pull")
 }
 
 const (
@@ -87,7 +88,7 @@ type creation struct {
 	*app
 	c      *client.Client // under a lease
 	x      *createFlags
-	places places
+	places client.Places
 	id     string
 	name   string
 	dir    string
@@ -103,7 +104,7 @@ func (a *app) create(ctx context.Context, c *client.Client, x *createFlags, ref 
 	if err := k.check(); err != nil {
 		return nil, err
 	}
-	if k.places, err = findPlaces(ctx, c); err != nil {
+	if k.places, err = c.Places(ctx); err != nil {
 		return nil, err
 	}
 	done, err := k.lease(ctx, c)
@@ -117,7 +118,7 @@ func (a *app) create(ctx context.Context, c *client.Client, x *createFlags, ref 
 	if k.image, err = k.getImage(ctx, ref); err != nil {
 		return nil, err
 	}
-	k.dir = k.places.dir(c.Namespace, k.id)
+	k.dir = k.places.Dir(c.Namespace, k.id)
 	out, err := k.make(ctx, args)
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
@@ -154,7 +155,7 @@ func (k *creation) check() error {
 		return err
 	}
 	if x.stopSignal != "" {
-		if _, err := parseSignal(x.stopSignal); err != nil {
+		if _, err := ParseSignal(x.stopSignal); err != nil {
 			return err
 		}
 	}
@@ -180,7 +181,7 @@ func (k *creation) lease(ctx context.Context, c *client.Client) (func(), error) 
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 		defer cancel()
 		if _, err := c.Leases().Delete(clean, &leasesapi.DeleteRequest{ID: name}); err != nil {
-			k.debugf("lease %s: %v; it ends by itself", name, err)
+			k.Debugf("lease %s: %v; it ends by itself", name, err)
 		}
 	}, nil
 }
@@ -196,8 +197,8 @@ func (k *creation) claimName(ctx context.Context) error {
 		return err
 	}
 	for _, t := range taken {
-		if displayName(t) == k.name || t.GetID() == k.name {
-			return errs.New(errs.AlreadyExists, "the name %q is taken by container %s: remove that with `berth rm %s`, or use another name", k.name, shortID(t.GetID()), k.name)
+		if client.DisplayName(t) == k.name || t.GetID() == k.name {
+			return errs.New(errs.AlreadyExists, "the name %q is taken by container %s: remove that with `berth rm %s`, or use another name", k.name, client.ShortID(t.GetID()), k.name)
 		}
 	}
 	return nil
@@ -207,7 +208,7 @@ func (k *creation) claimName(ctx context.Context) error {
 func (k *creation) getImage(ctx context.Context, ref string) (client.Image, error) {
 	x := k.x
 	if x.pull != "always" {
-		im, err := findImage(ctx, k.c, ref)
+		im, err := image.Find(ctx, k.c, ref)
 		var open client.Image
 		if err == nil {
 			open, err = k.c.Open(ctx, im, x.platform)
@@ -216,19 +217,19 @@ func (k *creation) getImage(ctx context.Context, ref string) (client.Image, erro
 			return open, err
 		}
 	}
-	full, err := fullName(ref)
+	full, err := image.FullName(ref)
 	if err != nil {
 		return client.Image{}, err
 	}
 	r := x.registry
-	r.quiet = x.quiet
+	r.Quiet = x.quiet
 	if x.platform != "" {
-		r.platforms = []string{x.platform}
+		r.Platforms = []string{x.platform}
 	}
-	if !r.quiet {
-		fmt.Fprintf(k.err, "Getting image %s\n", full)
+	if !r.Quiet {
+		fmt.Fprintf(k.Err, "Getting image %s\n", full)
 	}
-	if err := k.pull(ctx, k.c, full, r); err != nil {
+	if err := image.Pull(ctx, k.App, k.c, full, r); err != nil {
 		return client.Image{}, err
 	}
 	im, err := k.c.Images().Get(ctx, &imagesapi.GetImageRequest{Name: full})
@@ -286,12 +287,12 @@ func (k *creation) wonName(ctx context.Context, own *containersapi.Container) er
 		return err
 	}
 	for _, o := range all {
-		if o.GetID() == own.GetID() || displayName(o) != k.name {
+		if o.GetID() == own.GetID() || client.DisplayName(o) != k.name {
 			continue
 		}
 		mine, his := own.GetCreatedAt().AsTime(), o.GetCreatedAt().AsTime()
 		if his.Before(mine) || his.Equal(mine) && o.GetID() < own.GetID() {
-			return errs.New(errs.AlreadyExists, "the name %q has been taken by container %s", k.name, shortID(o.GetID()))
+			return errs.New(errs.AlreadyExists, "the name %q has been taken by container %s", k.name, client.ShortID(o.GetID()))
 		}
 	}
 	return nil
@@ -308,10 +309,10 @@ func (k *creation) snapshotter() string {
 	if k.x.snapshotter != "" {
 		return k.x.snapshotter
 	}
-	return defaultSnapshotter
+	return DefaultSnapshotter
 }
 
-const defaultSnapshotter = "overlayfs"
+const DefaultSnapshotter = "overlayfs"
 
 // snapshot makes the container's writable layer over the image, which is unpacked
 // before if it is not.
@@ -361,7 +362,7 @@ func (k *creation) joins(ctx context.Context) (map[string]string, error) {
 		if !ok {
 			continue
 		}
-		other, err := findContainer(ctx, k.c, ref)
+		other, err := Find(ctx, k.c, ref)
 		if err != nil {
 			return nil, err
 		}
@@ -476,31 +477,31 @@ func (k *creation) fillLabels(s *rspec.Spec) error {
 			k.labels[key] = value
 		}
 	}
-	set(labelName, k.name)
-	set(labelDir, k.dir)
-	set(labelLog, log)
+	set(client.LabelName, k.name)
+	set(client.LabelDir, k.dir)
+	set(client.LabelLog, log)
 	if k.x.interactive {
-		set(labelStdin, stdinAddress(k.x.detached || s.Process.Terminal))
+		set(client.LabelStdin, stdinAddress(k.x.detached || s.Process.Terminal))
 	}
 	if k.x.remove && k.x.detached {
-		set(labelAutoRemove, "true")
+		set(client.LabelAutoRemove, "true")
 	}
-	set(labelPlatform, k.x.platform)
+	set(client.LabelPlatform, k.x.platform)
 	stop := k.x.stopSignal
 	if stop == "" {
 		stop = k.image.Spec.Config.StopSignal
 	}
-	set(labelStopSignal, stop)
+	set(client.LabelStopSignal, stop)
 	if k.x.stopTimeout != defaultStopTime {
-		set(labelStopTime, strconv.Itoa(k.x.stopTimeout))
+		set(client.LabelStopTime, strconv.Itoa(k.x.stopTimeout))
 	}
 	for l, v := range k.net.labels() {
 		set(l, v)
 	}
 	if policy, count, _ := restartRule(k.x.restart); policy != "" && policy != "no" {
-		set(restartPolicy, k.x.restart)
-		set(restartCount, map[bool]string{true: "0"}[count != ""])
-		set(restartLog, log)
+		set(client.LabelRestartPolicy, k.x.restart)
+		set(client.LabelRestartCount, map[bool]string{true: "0"}[count != ""])
+		set(client.LabelRestartLog, log)
 	}
 	return nil
 }
