@@ -36,7 +36,5 @@ func (p Places) Bundle(namespace, id string) string {
 }
 
 // Dir is where the command line keeps a container's files; without an id, those of
-// a whole namespace.
-func (p Places) Dir(namespace, id string) string {
-	return filepath.Join(p.Root, "containers", namespace, id)
-}
+// all.
+func (p Places) Dir(id string) string { return filepath.Join(p.Root, "containers", id) }

@@ -118,7 +118,7 @@ func (a *app) create(ctx context.Context, c *client.Client, x *createFlags, ref 
 	if k.image, err = k.getImage(ctx, ref); err != nil {
 		return nil, err
 	}
-	k.dir = k.places.Dir(c.Namespace, k.id)
+	k.dir = k.places.Dir(k.id)
 	out, err := k.make(ctx, args)
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)

@@ -228,13 +228,12 @@ func (a *app) removeDir(ctx context.Context, c *client.Client, k *containersapi.
 	if err != nil {
 		return err
 	}
-	if want := pl.Dir(c.Namespace, k.GetID()); filepath.Clean(dir) != want {
+	if want := pl.Dir(k.GetID()); filepath.Clean(dir) != want {
 		a.Debugf("directory %s of container %s is not where ours are: it stays", dir, k.GetID())
 		return nil
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	_ = os.Remove(filepath.Dir(dir)) // the namespace's, if it is empty now
 	return nil
 }

@@ -307,13 +307,13 @@ It does so by itself a moment after something was removed. Files of containers t
 // container on its way has one before it has its row.
 const youngTime = time.Hour
 
-// sweepDirs removes the directories of containers of this namespace that are gone.
+// sweepDirs removes the directories of containers that are gone.
 func (a *app) sweepDirs(ctx context.Context, c *client.Client) error {
 	pl, err := c.Places(ctx)
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(pl.Dir(c.Namespace, ""))
+	entries, err := os.ReadDir(pl.Dir(""))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -322,17 +322,24 @@ func (a *app) sweepDirs(ctx context.Context, c *client.Client) error {
 	}
 	var all []error
 	for _, e := range entries {
-		if st, err := e.Info(); err != nil || time.Since(st.ModTime()) < youngTime {
+		if st, err := e.Info(); err != nil || time.Since(st.ModTime()) < youngTime || known(ctx, c, e.Name()) {
 			continue
 		}
-		_, err := c.Containers().Get(ctx, &containersapi.GetContainerRequest{ID: e.Name()})
-		if !errs.Is(err, errs.NotFound) {
-			continue
-		}
-		if _, err := c.Tasks().Get(ctx, &tasksapi.GetRequest{ContainerID: e.Name()}); !errs.Is(err, errs.NotFound) {
-			continue
-		}
-		all = append(all, os.RemoveAll(pl.Dir(c.Namespace, e.Name())))
+		all = append(all, os.RemoveAll(pl.Dir(e.Name())))
 	}
 	return errors.Join(all...)
+}
+
+// known reports whether any namespace has the container or its task; what cannot be
+// asked counts as known.
+func known(ctx context.Context, c *client.Client, id string) bool {
+	for _, ns := range append(c.OtherNamespaces(ctx), c.Namespace) {
+		in := c.In(ns)
+		_, err1 := in.Containers().Get(ctx, &containersapi.GetContainerRequest{ID: id})
+		_, err2 := in.Tasks().Get(ctx, &tasksapi.GetRequest{ContainerID: id})
+		if !errs.Is(err1, errs.NotFound) || !errs.Is(err2, errs.NotFound) {
+			return true
+		}
+	}
+	return false
 }
