@@ -85,11 +85,13 @@ type sockets struct {
 	api, shims net.Listener
 	tcp        net.Listener // nil: not served
 	trust      credentials.TransportCredentials
+	metrics    net.Listener // nil: not served
+	debug      net.Listener // nil: not served
 }
 
 func (s sockets) close() error {
 	var all []error
-	for _, l := range []net.Listener{s.api, s.shims, s.tcp} {
+	for _, l := range []net.Listener{s.api, s.shims, s.tcp, s.metrics, s.debug} {
 		if l != nil {
 			all = append(all, l.Close())
 		}
@@ -104,6 +106,16 @@ func (p *parts) sockets() (s sockets, err error) {
 	}
 	if s.shims, err = listen(p.cfg.TTRPCAddress(), set.TTRPC.UID, set.TTRPC.GID); err != nil {
 		return s, errors.Join(err, s.close())
+	}
+	if a := set.DebugSock.Address; a != "" {
+		if s.debug, err = listen(a, set.DebugSock.UID, set.DebugSock.GID); err != nil {
+			return s, errors.Join(err, s.close())
+		}
+	}
+	if a := set.Metrics.Address; a != "" {
+		if s.metrics, err = net.Listen("tcp", a); err != nil {
+			return s, errors.Join(fmt.Errorf("serve metrics: %w", err), s.close())
+		}
 	}
 	if set.TCP.Address == "" {
 		return s, nil

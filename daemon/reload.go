@@ -5,11 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/daemon/config"
 )
@@ -25,9 +22,9 @@ func (p *parts) reloads(ctx context.Context, s Setup) error {
 		case <-ctx.Done():
 			return nil
 		case <-hup:
-			notify("RELOADING=1\n" + monotonic())
+			p.systemd.tell("RELOADING=1\n" + monotonic())
 			p.reload(s)
-			notify("READY=1")
+			p.systemd.tell("READY=1")
 		}
 	}
 }
@@ -89,13 +86,4 @@ func (p *parts) takes(key string) bool {
 		}
 	}
 	return false
-}
-
-// monotonic is the time of a reload as systemd wants to know it (sd_notify(3)).
-func monotonic() string {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
-		return ""
-	}
-	return "MONOTONIC_USEC=" + strconv.FormatInt(t.Nano()/1000, 10)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -33,6 +32,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/daemon/config"
 	"github.com/berthd/berth/server/containerd"
+	"github.com/berthd/berth/server/debug"
 )
 
 // stopTime is how long requests may go on after the daemon was told to stop.
@@ -51,6 +51,7 @@ type Setup struct {
 func Run(ctx context.Context, s Setup) error {
 	start := time.Now()
 	cfg, log := s.Config, s.Log
+	sd := meetSystemd()
 	if err := ourselves(cfg, log); err != nil {
 		return err
 	}
@@ -58,6 +59,7 @@ func Run(ctx context.Context, s Setup) error {
 	if err != nil {
 		return err
 	}
+	p.systemd = sd
 	shims, err := p.shimServer()
 	if err != nil {
 		return errors.Join(err, p.close())
@@ -92,15 +94,22 @@ func Run(ctx context.Context, s Setup) error {
 		serve("serve "+cfg.Plugins.TCP.Address, func() error { return tcp.Serve(open.tcp) })
 	}
 	serve("serve exec, attach and port-forward", p.streams.Serve)
+	if l := open.metrics; l != nil {
+		serve("serve metrics", func() error { return serveHTTP(run, l, debug.Metrics(p.debugging())) })
+	}
+	if l := open.debug; l != nil {
+		serve("serve the debug socket", func() error { return serveHTTP(run, l, debug.All(p.debugging())) })
+	}
 	serve("collect garbage", func() error { return p.collect.Run(run) })
 	p.servePods(run, ends, serve)
 	serve("keep containers running", func() error { return p.keeper.Run(run) })
+	serve("tell systemd", func() error { return p.watchdog(run) })
 	serve("reload the configuration", func() error { return p.reloads(run, s) })
 	log.Info("ready", "version", Version, "address", cfg.Plugins.GRPC.Address, "root", cfg.Root, "elapsed", time.Since(start).Round(time.Microsecond))
-	notify("READY=1")
+	p.systemd.tell("READY=1")
 
 	<-run.Done()
-	notify("STOPPING=1")
+	p.systemd.tell("STOPPING=1")
 	p.endWaits(errs.New(errs.Unavailable, "the daemon is stopping"))
 	stopAPI(api)
 	tcp.Stop()
@@ -130,9 +139,9 @@ func ignoreClosed(err error) error {
 
 // register makes a server of all APIs; recv and send bound messages, in bytes.
 func (p *parts) register(recv, send int, creds credentials.TransportCredentials) *grpc.Server {
-	s := grpc.NewServer(grpc.MaxRecvMsgSize(recv), grpc.MaxSendMsgSize(send), grpc.Creds(creds),
+	s := grpc.NewServer(append(p.count(), grpc.MaxRecvMsgSize(recv), grpc.MaxSendMsgSize(send), grpc.Creds(creds),
 		grpc.ChainUnaryInterceptor(containerd.UnaryErrors, containerd.UnaryWaits(p.waits)),
-		grpc.ChainStreamInterceptor(containerd.StreamErrors, containerd.StreamWaits(p.waits)))
+		grpc.ChainStreamInterceptor(containerd.StreamErrors, containerd.StreamWaits(p.waits)))...)
 	namespacesapi.RegisterNamespacesServer(s, containerd.Namespaces{Store: p.store})
 	imagesapi.RegisterImagesServer(s, containerd.Images{Store: p.store, GC: p.collect})
 	contentapi.RegisterContentServer(s, containerd.Content{Store: p.store, GC: p.collect})
@@ -160,16 +169,4 @@ func (p *parts) shimServer() (*ttrpc.Server, error) {
 	}
 	ttrpcapi.RegisterTTRPCEventsService(s, containerd.ShimEvents{Exchange: p.exchange})
 	return s, nil
-}
-
-// notify tells systemd how far the daemon is (sd_notify(3)).
-func notify(state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	if c, err := net.Dial("unixgram", path); err == nil {
-		_, _ = c.Write([]byte(state)) // nobody to tell if systemd does not listen
-		_ = c.Close()
-	}
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/berthd/berth/host/nri"
 	"github.com/berthd/berth/host/shim"
 	"github.com/berthd/berth/server/containerd"
+	"github.com/berthd/berth/server/debug"
 	"github.com/berthd/berth/server/stream"
 	"github.com/berthd/berth/store"
 	"github.com/berthd/berth/store/snapshot"
@@ -52,9 +53,11 @@ type parts struct {
 	nri      *nri.Plugins
 	keeper   *restart.Keeper
 	streams  *stream.Server
+	requests *debug.Requests // nil: nobody can ask for them
 	plugins  []containerd.Plugin
 	warnings []containerd.Warning
 	uuid     string
+	systemd  systemd
 
 	// changed are called with a configuration that was read again, each for its part;
 	// none of them may fail.
@@ -87,7 +90,8 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 		return nil, fmt.Errorf("read the boot id: %w", err)
 	}
 	p.store, err = store.Open(ctx, store.Config{
-		Root: cfg.Root, Drivers: drivers, BootID: strings.TrimSpace(string(boot)), Publish: p.exchange.FromStore(log), Log: log,
+		Root: cfg.Root, Drivers: drivers, BootID: strings.TrimSpace(string(boot)), Publish: p.publish(log), Log: log,
+		Isolated: cfg.Plugins.Metadata.Sharing == "isolated",
 	})
 	if err != nil {
 		return nil, err
@@ -96,7 +100,10 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	p.plugin("metadata.v1", "bolt")
 	p.plugin("lease.v1", "manager")
 
-	p.collect = gc.New(gc.Config{Delay: 500 * time.Millisecond, Interval: cfg.Berth.GCInterval.Std()}, p.store, log)
+	p.collect = gc.New(gc.Config{
+		Pause: cfg.Plugins.GC.PauseThreshold, Deletions: cfg.Plugins.GC.DeletionThreshold, Mutations: cfg.Plugins.GC.MutationThreshold,
+		Delay: cfg.Plugins.GC.ScheduleDelay.Std(), Startup: cfg.Plugins.GC.StartupDelay.Std(), Interval: cfg.Berth.GCInterval.Std(),
+	}, p.store, log)
 	p.plugin("gc.v1", "scheduler")
 
 	dirs, credentials, err := registries(cfg)
@@ -128,6 +135,9 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 		return nil, errors.Join(err, p.close())
 	}
 
+	if !cfg.Plugins.Cgroups.Off {
+		p.plugin("monitor.task.v1", "cgroups")
+	}
 	p.keeper = restart.New(restart.Config{
 		Store: p.store, Tasks: p.tasks, Exchange: p.exchange, GC: p.collect, Dirs: filepath.Join(cfg.Root, "containers"),
 		Interval: cfg.Plugins.Restart.Interval.Std(), Log: log,
@@ -138,6 +148,18 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
+}
+
+// publish hands on what transactions tell, and counts changes for the collector,
+// which is made after the store.
+func (p *parts) publish(log *slog.Logger) func([]store.Event) {
+	tell := p.exchange.FromStore(log)
+	return func(all []store.Event) {
+		tell(all)
+		if c := p.collect; c != nil {
+			c.Changed(len(all))
+		}
+	}
 }
 
 // socketDir is where shims put their sockets: below the state, unless that is so

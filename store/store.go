@@ -23,6 +23,7 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/keylock"
+	"github.com/berthd/berth/base/tally"
 	"github.com/berthd/berth/store/blob"
 	"github.com/berthd/berth/store/snapshot"
 )
@@ -55,7 +56,17 @@ type Store struct {
 	}
 	touched    touchSet
 	collecting sync.Mutex
+	tallies    Tallies
 }
+
+// Tallies count what the store does.
+type Tallies struct {
+	Transactions tally.Counter
+	Commits      tally.Times // each may hold several transactions
+}
+
+// Tallies are the store's own numbers.
+func (s *Store) Tallies() *Tallies { return &s.tallies }
 
 // Scope says for whom a transaction is: the namespace whose things it sees, and
 // the lease (or none) that holds what it makes.

@@ -100,6 +100,8 @@ func (w *writer) do(j *job) error {
 // commit runs a batch in one transaction and publishes its events.
 func (w *writer) commit(batch []*job) {
 	ctx := context.WithoutCancel(batch[0].ctx)
+	defer w.store.tallies.Commits.Since(time.Now())
+	w.store.tallies.Transactions.Add(uint64(len(batch)))
 	err := w.begin(ctx, batch)
 	if err == nil {
 		for _, j := range batch {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/label"
+	"github.com/berthd/berth/base/tally"
 	"github.com/berthd/berth/store"
 )
 
@@ -231,6 +232,7 @@ type download struct {
 	old    io.Reader // what the ingest has
 	body   io.ReadCloser
 	job    *job
+	came   *tally.Counter // bytes that registries sent
 }
 
 func (t *transfer) open(ctx context.Context, d ocispec.Descriptor, labels map[string]string) (*download, error) {
@@ -246,7 +248,7 @@ func (t *transfer) open(ctx context.Context, d ocispec.Descriptor, labels map[st
 			return nil, errors.Join(err, w.Close())
 		}
 	}
-	dl := &download{desc: d, labels: labels, w: w, old: w.Reader()}
+	dl := &download{desc: d, labels: labels, w: w, old: w.Reader(), came: &t.tallies.Fetched}
 	if w.Offset() < d.Size {
 		if dl.body, err = t.remote.FetchBlob(ctx, d, w.Offset()); err != nil {
 			return nil, errors.Join(err, w.Close())
@@ -270,6 +272,7 @@ func (d *download) Read(p []byte) (int, error) {
 	}
 	n, err := d.body.Read(p)
 	if n > 0 {
+		d.came.Add(uint64(n))
 		if _, werr := d.w.Write(p[:n]); werr != nil {
 			return 0, werr
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/berthd/berth/base/id"
 	"github.com/berthd/berth/base/keylock"
 	"github.com/berthd/berth/base/label"
+	"github.com/berthd/berth/base/tally"
 	"github.com/berthd/berth/engine/gc"
 	"github.com/berthd/berth/engine/image/registry"
 	"github.com/berthd/berth/store"
@@ -44,7 +45,20 @@ type Images struct {
 	blobs  keylock.Map // one fetch of a blob at a time
 	infos  infos
 	run    string // names this run of the daemon
+
+	tallies Tallies
 }
+
+// Tallies count what is done with images.
+type Tallies struct {
+	Pulls   tally.Times   // that succeeded
+	Failed  tally.Counter // pulls that did not
+	Pulling tally.Gauge   // under way now
+	Fetched tally.Counter // bytes that registries sent
+}
+
+// Tallies are the numbers of this daemon's run.
+func (i *Images) Tallies() *Tallies { return &i.tallies }
 
 // New returns the verbs.
 func New(cfg Config) *Images {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -43,10 +44,18 @@ func (i *Images) Pull(ctx context.Context, v store.Scoped, r PullRequest) (store
 		return store.Image{}, err
 	}
 	im, err := i.pulls.do(ctx, string(key), r.Watch, func(ctx context.Context, tell Watcher) (im store.Image, err error) {
+		start := time.Now()
+		i.tallies.Pulling.Add(1)
+		defer i.tallies.Pulling.Add(-1)
 		err = i.leased(ctx, v, "pull "+r.Ref.String(), func(v store.Scoped) error {
 			im, err = i.pull(ctx, v, r, tell)
 			return err
 		})
+		if err != nil {
+			i.tallies.Failed.Add(1)
+		} else {
+			i.tallies.Pulls.Since(start)
+		}
 		return im, err
 	})
 	if err != nil {
