@@ -50,11 +50,11 @@ func (p *Pods) Create(ctx context.Context, ns, podID string, config *cri.Contain
 			return old.ID, nil
 		}
 		c := &Container{Namespace: ns, ID: id.New(32), Pod: pod.ID, Name: name, Config: proto.CloneOf(config), hidden: true}
-		unlock, err := p.locks.Lock(ctx, "container/"+ns+"/"+c.ID)
+		h, err := p.hold(ctx, "container", ns, c.ID, "create")
 		if err != nil {
 			return "", err
 		}
-		defer unlock()
+		defer h.release()
 		made, err := p.makeContainer(ctx, mk, pod, c)
 		if err != nil {
 			return "", errors.Join(fmt.Errorf("%s: %w", what, err), p.takeBackContainer(ctx, c))

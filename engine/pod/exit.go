@@ -85,11 +85,11 @@ func (p *Pods) oom(ctx context.Context, k key) {
 
 // exited writes the end of a container into its row, and deletes its task.
 func (p *Pods) exited(ctx context.Context, c *Container, e shim.Exit) {
-	unlock, err := p.locks.Lock(ctx, "container/"+c.Namespace+"/"+c.ID)
+	h, err := p.hold(ctx, "container", c.Namespace, c.ID, "write down the end of")
 	if err != nil {
 		return
 	}
-	defer unlock()
+	defer h.release()
 	now, err := p.Container(c.Namespace, c.ID)
 	if err != nil || now.State != store.ContainerRunning {
 		return // somebody else was quicker, or it never got to run
@@ -147,11 +147,11 @@ func (p *Pods) settle(ctx context.Context, c *Container) {
 
 // lost writes down a container whose end nobody saw.
 func (p *Pods) lost(ctx context.Context, c *Container) {
-	unlock, err := p.locks.Lock(ctx, "container/"+c.Namespace+"/"+c.ID)
+	h, err := p.hold(ctx, "container", c.Namespace, c.ID, "write down the end of")
 	if err != nil {
 		return
 	}
-	defer unlock()
+	defer h.release()
 	now, err := p.Container(c.Namespace, c.ID)
 	if err != nil || now.State != store.ContainerRunning {
 		return

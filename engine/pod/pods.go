@@ -70,17 +70,18 @@ type Config struct {
 
 // Pods knows every pod of the daemon.
 type Pods struct {
-	cfg   Config
-	store *store.Store
-	tasks *task.Tasks
-	log   *slog.Logger
-	locks keylock.Map // one change of a pod or container at a time
-	stops keylock.Map // held by who sent a container its stop signal
-	ooms  marks       // containers that met their memory limit
-	makes makings     // pods and containers that are being made
-	feed  *feed       // of events, for CRI
-	rates rates       // of processor use
-	sizes sizes       // of containers\' layers
+	cfg    Config
+	store  *store.Store
+	tasks  *task.Tasks
+	log    *slog.Logger
+	locks  keylock.Map // one change of a pod or container at a time
+	stages stages      // what is done by those who hold them
+	stops  keylock.Map // held by who sent a container its stop signal
+	ooms   marks       // containers that met their memory limit
+	makes  makings     // pods and containers that are being made
+	feed   *feed       // of events, for CRI
+	rates  rates       // of processor use
+	sizes  sizes       // of containers\' layers
 
 	mu struct {
 		sync.RWMutex

@@ -132,11 +132,11 @@ func (p *Pods) podWork(pod *Pod) []func(context.Context) {
 func (p *Pods) resume(ctx context.Context, pod *Pod, what string, fn func(context.Context, *Pod) error) {
 	ctx, cancel := context.WithTimeout(ctx, makeTime)
 	defer cancel()
-	unlock, err := p.locks.Lock(ctx, "pod/"+pod.Namespace+"/"+pod.ID)
+	h, err := p.hold(ctx, "pod", pod.Namespace, pod.ID, what)
 	if err != nil {
 		return
 	}
-	defer unlock()
+	defer h.release()
 	k := key{pod.Namespace, pod.ID}
 	p.mu.RLock()
 	now := p.mu.pods[k]
@@ -184,13 +184,13 @@ func (p *Pods) containerWork(c *Container) []func(context.Context) {
 // settleCreated finds out whether a container was being started when the earlier
 // daemon died: if it runs it is running, if its task was only made it goes.
 func (p *Pods) settleCreated(ctx context.Context, c *Container) {
-	unlock, err := p.locks.Lock(ctx, "container/"+c.Namespace+"/"+c.ID)
+	h, err := p.hold(ctx, "container", c.Namespace, c.ID, "settle")
 	if err != nil {
 		return
 	}
 	st, err := p.tasks.Get(ctx, p.scope(c.Namespace), c.ID, "")
 	if err != nil {
-		unlock()
+		h.release()
 		if !errs.Is(err, errs.NotFound) {
 			p.log.Warn("the state of a container is not known", "container", c.ID, "error", err)
 		}
@@ -207,7 +207,7 @@ func (p *Pods) settleCreated(ctx context.Context, c *Container) {
 			err = p.endTask(ctx, now)
 		}
 	}
-	unlock()
+	h.release()
 	if err != nil {
 		p.log.Error("a container whose start was cut short is not settled", "container", c.ID, "error", err)
 		return

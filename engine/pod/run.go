@@ -80,11 +80,11 @@ func (p *Pods) podNamed(ns, name string) *Pod {
 
 func (p *Pods) make(ctx context.Context, m *making, ns, name string, config *cri.PodSandboxConfig, handler string, h *Handler) (string, error) {
 	pod := &Pod{Namespace: ns, ID: p.cfg.Owner.NewID(), Name: name, Handler: handler, Config: proto.CloneOf(config), hidden: true}
-	unlock, err := p.locks.Lock(ctx, "pod/"+ns+"/"+pod.ID)
+	mine, err := p.hold(ctx, "pod", ns, pod.ID, "run")
 	if err != nil {
 		return "", err
 	}
-	defer unlock()
+	defer mine.release()
 	if err := p.reserve(ctx, pod, h); err != nil {
 		return "", fmt.Errorf("pod %s: %w", name, err)
 	}

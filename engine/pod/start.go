@@ -38,11 +38,11 @@ func (p *Pods) change(ctx context.Context, ns, id, what string, fn func(*Contain
 	if err != nil {
 		return err
 	}
-	unlock, err := p.locks.Lock(ctx, "container/"+ns+"/"+c.ID)
+	h, err := p.hold(ctx, "container", ns, c.ID, what)
 	if err != nil {
-		return fmt.Errorf("%s container %s: another change of it is under way: %w", what, c.ID, err)
+		return err
 	}
-	defer unlock()
+	defer h.release()
 	if c, err = p.Container(ns, c.ID); err != nil {
 		return err
 	}

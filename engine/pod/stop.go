@@ -29,11 +29,11 @@ func (p *Pods) StopContainer(ctx context.Context, ns, id string, grace time.Dura
 		return err
 	}
 	// A start that is under way is waited for: it would come up behind our back.
-	unlock, err := p.locks.Lock(ctx, "container/"+ns+"/"+c.ID)
+	h, err := p.hold(ctx, "container", ns, c.ID, "stop")
 	if err != nil {
-		return fmt.Errorf("stop container %s: another change of it is under way: %w", c.ID, err)
+		return err
 	}
-	unlock()
+	h.release()
 	v := p.scope(ns)
 	gone := p.feed.waitExit(ns, c.ID)
 	defer gone.cancel()

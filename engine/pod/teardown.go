@@ -24,11 +24,11 @@ func (p *Pods) Stop(ctx context.Context, ns, id string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := p.locks.Lock(ctx, "pod/"+ns+"/"+pod.ID)
+	h, err := p.hold(ctx, "pod", ns, pod.ID, "stop")
 	if err != nil {
-		return fmt.Errorf("stop pod %s: another change of it is under way: %w", pod.ID, err)
+		return err
 	}
-	defer unlock()
+	defer h.release()
 	if pod, err = p.Pod(ns, pod.ID); err != nil {
 		return errs.Ignore(err, errs.NotFound)
 	}
@@ -47,6 +47,7 @@ func (p *Pods) stopPod(ctx context.Context, pod *Pod) error {
 		}
 	}
 	failpoint.Here("pod.stop.written")
+	p.stageOf(pod, "ending its containers")
 	if err := p.stopContainers(ctx, pod); err != nil {
 		return fmt.Errorf("stop pod %s: %w", pod.ID, err)
 	}
@@ -90,12 +91,15 @@ func (p *Pods) stopContainers(ctx context.Context, pod *Pod) error {
 // namespaces. Each step is tried whatever became of the others.
 func (p *Pods) takeDown(ctx context.Context, pod *Pod) error {
 	var err error
+	p.stageOf(pod, "ending its infrastructure process")
 	if pod.Infra {
 		err = p.cfg.Sandbox.End(ctx, p.scope(pod.Namespace), pod.ID)
 	}
 	failpoint.Here("pod.stop.infra")
+	p.stageOf(pod, "detaching it from its networks")
 	err = errors.Join(err, p.detach(ctx, pod))
 	failpoint.Here("pod.stop.detached")
+	p.stageOf(pod, "removing its namespaces")
 	return errors.Join(err, p.cfg.Sandbox.Unpin(ctx, pod.ID))
 }
 
@@ -108,11 +112,11 @@ func (p *Pods) Remove(ctx context.Context, ns, id string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := p.locks.Lock(ctx, "pod/"+ns+"/"+pod.ID)
+	h, err := p.hold(ctx, "pod", ns, pod.ID, "remove")
 	if err != nil {
-		return fmt.Errorf("remove pod %s: another change of it is under way: %w", pod.ID, err)
+		return err
 	}
-	defer unlock()
+	defer h.release()
 	if pod, err = p.Pod(ns, pod.ID); err != nil {
 		return errs.Ignore(err, errs.NotFound)
 	}
@@ -168,11 +172,11 @@ func (p *Pods) teardown(ctx context.Context, pod *Pod) error {
 // removeLocked removes a container that nobody else changes meanwhile; one that is
 // being made is waited for.
 func (p *Pods) removeLocked(ctx context.Context, c *Container) error {
-	unlock, err := p.locks.Lock(ctx, "container/"+c.Namespace+"/"+c.ID)
+	h, err := p.hold(ctx, "container", c.Namespace, c.ID, "remove")
 	if err != nil {
-		return fmt.Errorf("remove container %s: another change of it is under way: %w", c.ID, err)
+		return err
 	}
-	defer unlock()
+	defer h.release()
 	p.mu.RLock()
 	now := p.mu.containers[key{c.Namespace, c.ID}]
 	p.mu.RUnlock()

@@ -140,11 +140,11 @@ func (p *Pods) UpdatePod(ctx context.Context, ns, id string, overhead, resources
 	if err != nil {
 		return err
 	}
-	unlock, err := p.locks.Lock(ctx, "pod/"+ns+"/"+pod.ID)
+	h, err := p.hold(ctx, "pod", ns, pod.ID, "update")
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer h.release()
 	if pod, err = p.Pod(ns, pod.ID); err != nil {
 		return err
 	}
