@@ -32,6 +32,7 @@ import (
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/daemon/config"
 	"github.com/berthd/berth/server/containerd"
+	"github.com/berthd/berth/server/cri"
 	"github.com/berthd/berth/server/debug"
 )
 
@@ -140,7 +141,7 @@ func ignoreClosed(err error) error {
 // register makes a server of all APIs; recv and send bound messages, in bytes.
 func (p *parts) register(recv, send int, creds credentials.TransportCredentials) *grpc.Server {
 	s := grpc.NewServer(append(p.count(), grpc.MaxRecvMsgSize(recv), grpc.MaxSendMsgSize(send), grpc.Creds(creds),
-		grpc.ChainUnaryInterceptor(containerd.UnaryErrors, containerd.UnaryWaits(p.waits)),
+		grpc.ChainUnaryInterceptor(containerd.UnaryErrors, containerd.UnaryWaits(p.waits), cri.Early),
 		grpc.ChainStreamInterceptor(containerd.StreamErrors, containerd.StreamWaits(p.waits)))...)
 	namespacesapi.RegisterNamespacesServer(s, containerd.Namespaces{Store: p.store})
 	imagesapi.RegisterImagesServer(s, containerd.Images{Store: p.store, GC: p.collect})

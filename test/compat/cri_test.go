@@ -54,7 +54,7 @@ func newNode(t *testing.T) *node {
 		{"type":"portmap","capabilities":{"portMappings":true}}]}`)
 	t.Cleanup(func() { _ = lab.Run(t, lab.Tool(t, "ip"), "link", "del", bridge) })
 	config := filepath.Join(l.Dir, "config.toml")
-	n.write(config, "version = 4\nimports = []\n[plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \""+n.cni+"\"\nbin_dirs = [\""+filepath.Dir(lab.Tool(t, "bridge"))+"\"]\n"+
+	n.write(config, "version = 4\nimports = []\n[plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \""+n.cni+"\"\nbin_dirs = [\""+filepath.Dir(lab.Tool(t, "bridge"))+"\", \""+filepath.Join(l.Dir, "plugins")+"\"]\n"+
 		"[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"\"\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n")
 	n.d = l.Daemon("--config", config)
 	var cancel context.CancelFunc
@@ -96,9 +96,13 @@ func (n *node) removeAll() {
 		return
 	}
 	n.clean = true
+	defer n.conn.Close()
+	n.removePods()
+}
+
+func (n *node) removePods() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	defer n.conn.Close()
 	all, err := n.rt().ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
 	if err != nil {
 		n.t.Errorf("list the pods at the end: %v", err)
@@ -428,5 +432,59 @@ func TestCRIErrors(t *testing.T) {
 	}
 	if all, err := n.rt().ListContainers(n.ctx, &cri.ListContainersRequest{}); err != nil || len(all.GetContainers()) != 1 {
 		t.Errorf("containers after failed creates: %v %v", all, err)
+	}
+}
+
+// TestCRIHung: a plugin that hangs holds up its own pod only; who asks is told where
+// it hangs, and a later request gets the result.
+func TestCRIHung(t *testing.T) {
+	n := newNode(t)
+	release := filepath.Join(n.Dir, "release")
+	plugin := filepath.Join(n.Dir, "plugins", "hanging")
+	n.write(plugin, `#!/bin/sh
+if [ "$CNI_COMMAND" = ADD ]; then
+	while [ ! -e `+release+` ]; do sleep 0.05; done
+fi
+exec `+lab.Tool(t, "bridge")+`
+`)
+	if err := os.Chmod(plugin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(n.cni, "10-lab.conflist")
+	n.write(conf, strings.Replace(n.log(conf), `"type":"bridge"`, `"type":"hanging"`, 1))
+	pc := n.podConfig("hung", cri.NamespaceMode_CONTAINER)
+	var err error
+	lab.Until(t, 20*time.Second, "a run that meets the hanging plugin", func() bool {
+		short, cancel := context.WithTimeout(n.ctx, 2*time.Second)
+		defer cancel()
+		begin := time.Now()
+		_, err = n.rt().RunPodSandbox(short, &cri.RunPodSandboxRequest{Config: pc})
+		if took := time.Since(begin); took >= 2*time.Second && err != nil {
+			t.Errorf("the answer came after the caller's own time: %v", err)
+		}
+		if err == nil { // the new configuration was not read yet
+			n.removePods()
+		}
+		return err != nil
+	})
+	if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "attaching it to network lab, for ") {
+		t.Errorf("run with a plugin that hangs: %v", err)
+	}
+	if all, err := n.rt().ListPodSandbox(n.ctx, &cri.ListPodSandboxRequest{}); err != nil || len(all.GetItems()) != 0 {
+		t.Errorf("a pod that is not made yet is listed: %v %v", all, err)
+	}
+	other := n.podConfig("other", cri.NamespaceMode_CONTAINER)
+	other.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE
+	begin := time.Now()
+	n.runPod(other)
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("another pod waited %s for the one that hangs", took)
+	}
+	if err := os.WriteFile(release, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pod := n.runPod(pc) // joins the run in flight
+	if st := n.podStatus(pod); st.GetState() != cri.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() == "" {
+		t.Errorf("pod after all: %v", st)
 	}
 }
