@@ -98,6 +98,9 @@ func (l *Log) Reopen() error {
 	if l.closed {
 		return errors.New("reopen log: it is closed")
 	}
+	if err := os.MkdirAll(filepath.Dir(l.config.Path), 0o755); err != nil {
+		return fmt.Errorf("make log directory: %w", err)
+	}
 	return l.open()
 }
 
