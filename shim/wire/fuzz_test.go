@@ -56,7 +56,7 @@ func FuzzExec(f *testing.F) {
 		if err := got.Decode(data); err != nil {
 			t.Fatal(err)
 		}
-		if got.ID != id || got.ExecID != exec || got.Terminal != tty || got.Stdin != out || got.Stdout != out || got.Stderr != out ||
+		if got.ID != id || got.ExecID != exec || got.Stdio.Terminal != tty || got.Stdio.Stdin != out || got.Stdio.Stdout != out || got.Stdio.Stderr != out ||
 			got.Spec.TypeURL != typ || string(got.Spec.Value) != string(spec) {
 			t.Errorf("got %+v", got)
 		}
