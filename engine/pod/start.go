@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,10 +133,8 @@ func (p *Pods) logURI(c *Container) string {
 	if c.LogPath == "" {
 		return "log:"
 	}
-	q := url.Values{}
-	if p.cfg.MaxLine > 0 {
-		q.Set("max-line", strconv.Itoa(p.cfg.MaxLine))
-	}
+	// A line that is not to be split is, at what a shim holds at most.
+	q := url.Values{"max-line": {strconv.Itoa(cmp.Or(max(0, p.cfg.MaxLine), 1<<20))}}
 	u := url.URL{Scheme: "log", Path: c.LogPath, RawQuery: q.Encode()}
 	return u.String()
 }
