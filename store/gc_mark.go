@@ -161,6 +161,9 @@ type graph struct {
 	flat    []node
 	garbage map[node]bool // candidates: what may go unless something reaches it
 	now     time.Time
+
+	conditions []condition
+	used       map[node]time.Time // by snapshot
 }
 
 func (g *graph) edge(from, to node) { g.edges[from] = append(g.edges[from], to) }
@@ -172,6 +175,12 @@ func (g *graph) add(n node, labels map[string]string) {
 	}
 	for _, from := range backReferences(n.ns, labels) {
 		g.edge(from, n)
+	}
+	switch n.typ {
+	case nodeContent, nodeImage:
+		g.conditions = append(g.conditions, conditions(n, labels)...)
+	case nodeSnapshot:
+		g.noteUsed(n, labels)
 	}
 }
 
@@ -187,12 +196,13 @@ func expired(labels map[string]string, now time.Time) (set, past bool) {
 }
 
 func (tx *Tx) loadGraph() (*graph, error) {
-	g := &graph{edges: map[node][]node{}, parents: map[node]node{}, garbage: map[node]bool{}, now: tx.now}
+	g := &graph{edges: map[node][]node{}, parents: map[node]node{}, garbage: map[node]bool{}, used: map[node]time.Time{}, now: tx.now}
 	for _, load := range []func(*graph) error{tx.loadContent, tx.loadSnapshots, tx.loadImages, tx.loadOwners, tx.loadLeases, tx.loadIngests} {
 		if err := load(g); err != nil {
 			return nil, err
 		}
 	}
+	g.settle()
 	return g, nil
 }
 

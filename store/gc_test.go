@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -56,6 +57,129 @@ func TestCollectByLabels(t *testing.T) {
 	}
 	if c := f.collect(t); c.Total() != 0 {
 		t.Errorf("second time %+v", c)
+	}
+}
+
+// TestEveryKindOfReference: whatever may carry a reference holds what it points to, with
+// and without the free suffixes, and lets it go when it goes itself.
+func TestEveryKindOfReference(t *testing.T) {
+	f := open(t, t.TempDir(), "b1")
+	past := time.Now().Add(-time.Hour).Format(time.RFC3339)
+	kept := func(name string) string { return f.put(t, ns, name, nil).String() }
+	refs := func(from string) map[string]string {
+		f.layer(t, ns, "snap-of-"+from, "", nil)
+		f.image(t, ns, "image-of-"+from, digest.Digest(kept("target-of-"+from)), map[string]string{label.GCExpire: past})
+		return map[string]string{
+			label.GCRefContent: kept("plain-" + from), label.GCRefContent + ".m.1": kept("dot-" + from), label.GCRefContent + "/x": kept("slash-" + from),
+			label.GCRefSnapshot + "dirs/why": "snap-of-" + from, label.GCRefImage + ".x": "image-of-" + from,
+			label.GCRefContent + "X": kept("no-reference-" + from), label.GCRef + "unknown": kept("unknown-" + from),
+		}
+	}
+	spec := Any{TypeURL: "s", Value: []byte("{}")}
+	f.put(t, ns, "content", label.Update(refs("content"), map[string]string{label.GCRoot: "x"}))
+	f.layer(t, ns, "snapshot", "", label.Update(refs("snapshot"), map[string]string{label.GCRoot: "x"}))
+	f.image(t, ns, "image", digest.Digest(kept("target")), refs("image"))
+	containers, sandboxes := refs("container"), refs("sandbox")
+	err := f.In(ns).Update(t.Context(), func(tx *Tx) error {
+		if _, err := tx.CreateContainer(Container{ID: "c", Runtime: "r", Spec: spec, Labels: containers}); err != nil {
+			return err
+		}
+		_, err := tx.CreateSandbox(Sandbox{ID: "s", Runtime: "r", Labels: sandboxes})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Back references: to things that live, and to some that do not.
+	backs := map[string]string{"container": "c", "content": digest.FromString("content").String(), "image.x": "image", "snapshot.dirs/x": "snapshot"}
+	for kind, to := range backs {
+		f.put(t, ns, "back-"+kind, map[string]string{label.GCBref + kind: to})
+		f.put(t, ns, "lost-"+kind, map[string]string{label.GCBref + kind: to + "x"})
+		f.layer(t, ns, "back-"+strings.ReplaceAll(kind, "/", "-"), "", map[string]string{label.GCBref + kind: to})
+	}
+	f.collect(t)
+	there := func(data string) bool {
+		_, err := f.blobs.Size(digest.FromString(data))
+		return err == nil
+	}
+	all := names(t, f.In(ns))
+	for _, from := range []string{"content", "snapshot", "image", "container", "sandbox"} {
+		for _, what := range []string{"plain-", "dot-", "slash-", "target-of-"} {
+			if !there(what + from) {
+				t.Errorf("%s%s is gone", what, from)
+			}
+		}
+		if there("no-reference-"+from) || there("unknown-"+from) {
+			t.Errorf("%s: a label that is no reference holds", from)
+		}
+		if !strings.Contains(all, "s:snap-of-"+from) || !strings.Contains(all, "i:image-of-"+from) {
+			t.Errorf("of %s: %s", from, all)
+		}
+	}
+	for kind := range backs {
+		if !there("back-"+kind) || there("lost-"+kind) || !strings.Contains(all, "s:back-"+strings.ReplaceAll(kind, "/", "-")) {
+			t.Errorf("back reference to %s: kept %v, of a dead one %v", kind, there("back-"+kind), there("lost-"+kind))
+		}
+	}
+	err = f.In(ns).Update(t.Context(), func(tx *Tx) error {
+		_, err := tx.UpdateContent(Content{Digest: digest.FromString("content")}, "labels")
+		return errors.Join(err, tx.DeleteContainer("c"), tx.DeleteSandbox("s"), tx.DeleteImage("image", ""), tx.RemoveSnapshot("dirs", "snapshot"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.collect(t)
+	f.collect(t) // what only went with the first
+	if got := names(t, f.In(ns)); got != "" {
+		t.Errorf("left: %s", got)
+	}
+}
+
+// TestCollectByCondition: content and expired images live for a snapshot's sake while
+// what they say of its use is true.
+func TestCollectByCondition(t *testing.T) {
+	f := open(t, t.TempDir(), "b1")
+	ago := func(d time.Duration) map[string]string {
+		return map[string]string{label.GCCondUsedAt: time.Now().Add(-d).Format(time.RFC3339), label.GCRoot: "x"}
+	}
+	f.layer(t, ns, "fresh", "", ago(time.Hour))
+	f.layer(t, ns, "stale", "", ago(48*time.Hour))
+	f.layer(t, ns, "unknown", "", map[string]string{label.GCRoot: "x"})
+	const key = label.GCCondSnapshot + "dirs"
+	want := map[string]bool{}
+	for text, keep := range map[string]bool{
+		"usedat<24h|fresh": true, "usedat<24h|stale": false, "usedat>24h|stale": true, "usedat>24h|fresh": false, "usedat<24h|unknown": false,
+		"usedat>24h,usedat<2h|fresh": true, "usedat<24h|gone": false, "usedat<=24h|fresh": false, "usedat=1h|fresh": false, "usedat<x|fresh": false,
+		"other<24h|fresh": false, "usedat<24h": false, "|fresh": false, "": false,
+	} {
+		want[text] = keep
+		f.put(t, ns, text, map[string]string{key: text})
+	}
+	f.put(t, ns, "suffix", map[string]string{key + "/why": "usedat<24h|fresh"})
+	want["suffix"] = true
+	past := time.Now().Add(-time.Hour).Format(time.RFC3339)
+	f.image(t, ns, "kept", f.put(t, ns, "of-kept", nil), map[string]string{label.GCExpire: past, key: "usedat<24h|fresh"})
+	f.image(t, ns, "dropped", f.put(t, ns, "of-dropped", nil), map[string]string{label.GCExpire: past, key: "usedat<24h|stale"})
+	want["of-kept"], want["of-dropped"] = true, false
+	f.collect(t)
+	for data, keep := range want {
+		if _, err := f.blobs.Size(digest.FromString(data)); keep != (err == nil) {
+			t.Errorf("%q: kept %v, want %v", data, err == nil, keep)
+		}
+	}
+	if got := names(t, f.In(ns)); !strings.Contains(got, "i:kept") || strings.Contains(got, "i:dropped") {
+		t.Error(got)
+	}
+	// The snapshot goes, and with it what it kept.
+	if err := f.In(ns).Update(t.Context(), func(tx *Tx) error {
+		_, err := tx.UpdateSnapshot(Snapshot{Snapshotter: "dirs", Name: "fresh", Labels: map[string]string{label.GCRoot: ""}}, "labels."+label.GCRoot)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	f.collect(t)
+	if got := names(t, f.In(ns)); strings.Contains(got, "i:kept") || strings.Contains(got, "s:fresh") {
+		t.Error(got)
 	}
 }
 

@@ -22,6 +22,9 @@ const (
 	GCRefSnapshot = "containerd.io/gc.ref.snapshot."
 	GCRefImage    = "containerd.io/gc.ref.image"
 	GCBref        = "containerd.io/gc.bref."
+
+	GCCondSnapshot = "containerd.io/gc.cond.snapshot."
+	GCCondUsedAt   = "containerd.io/gc.cond.value-usedat"
 )
 
 // Keys of content and snapshots.
