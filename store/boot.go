@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -14,11 +17,15 @@ import (
 	"github.com/berthd/berth/store/blob"
 )
 
-// tidy brings rows and files together after whatever ended the last run: rows in
+// tidy brings rows and files together after whatever ended the last run: rows that
+// nobody can read are set aside; rows in
 // state creating, and rows whose bytes another boot's page cache held, are taken
 // away; then the files that no row speaks of.
 func (s *Store) tidy(ctx context.Context) error {
 	err := s.In(Scope{}).Update(ctx, func(tx *Tx) error {
+		if err := tx.setBadAside(); err != nil {
+			return err
+		}
 		if err := tx.dropLostContent(); err != nil {
 			return err
 		}
@@ -81,6 +88,7 @@ func (s *Store) trashUnknown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	used := inUse()
 	dirs := map[string][]uint64{}
 	for name, d := range s.drivers {
 		if dirs[name], err = d.List(ctx); err != nil {
@@ -113,7 +121,7 @@ func (s *Store) trashUnknown(ctx context.Context) error {
 				if err := tx.exec(`UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'snapshot'`, id); err != nil {
 					return err
 				}
-				if !rows[id] {
+				if !rows[id] && !used(s.drivers[name].Root(), id) {
 					if err := tx.exec(`INSERT OR IGNORE INTO trash (type, resource) VALUES ('snapshot', ?)`, lockKey(name, id)); err != nil {
 						return err
 					}
@@ -122,6 +130,20 @@ func (s *Store) trashUnknown(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// inUse finds out which directories of snapshots are mounted: what a container runs on
+// is no trash, even if its row was lost. Nothing is read before it is asked.
+func inUse() func(root string, id uint64) bool {
+	var once sync.Once
+	var mounts string
+	return func(root string, id uint64) bool {
+		once.Do(func() {
+			data, _ := os.ReadFile("/proc/self/mountinfo") // without it nothing is known to be in use
+			mounts = string(data)
+		})
+		return strings.Contains(mounts, filepath.Join(root, "snapshots", strconv.FormatUint(id, 10))+"/")
+	}
 }
 
 func set[T comparable](tx *Tx, scan func(scanner) (T, error), query string, args ...any) (map[T]bool, error) {
@@ -181,7 +203,8 @@ func (s *Store) emptyBlobTrash(ctx context.Context, dg digest.Digest) error {
 	if err != nil || !still {
 		return err
 	}
-	if err := s.blobs.Remove(dg); err != nil {
+	// What is no digest names no file: it came out of a damaged database.
+	if err := s.blobs.Remove(dg); err != nil && dg.Validate() == nil {
 		return fmt.Errorf("remove blob %s: %w", dg, err)
 	}
 	return s.In(Scope{}).Update(ctx, func(tx *Tx) error {

@@ -38,6 +38,13 @@ type Config struct {
 	Log      *slog.Logger
 }
 
+func (c Config) log() *slog.Logger {
+	if c.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Log
+}
+
 // Store is one open database with what it speaks of.
 type Store struct {
 	cfg     Config
@@ -109,12 +116,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{cfg: cfg, lock: lock, blobs: blobs, drivers: cfg.Drivers}
 	s.ingests.open = map[string]time.Time{}
-	path := filepath.Join(cfg.Root, "berth.db")
-	if err := s.connect(ctx, path); err != nil {
-		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), s.Close())
-	}
-	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the database in %s: %w", cfg.Root, err), s.Close())
 	}
 	if err := s.tidy(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("tidy the store after the last run: %w", err), s.Close())
@@ -160,7 +163,9 @@ func (s *Store) connect(ctx context.Context, path string) error {
 }
 
 // Close ends the store; open writers become useless, nothing is lost.
-func (s *Store) Close() error {
+func (s *Store) Close() error { return errors.Join(s.disconnect(), s.lock.Close()) }
+
+func (s *Store) disconnect() error {
 	var all []error
 	if s.read != nil {
 		all = append(all, s.read.Close())
@@ -168,7 +173,7 @@ func (s *Store) Close() error {
 	if s.write != nil {
 		all = append(all, s.write.close())
 	}
-	all = append(all, s.lock.Close())
+	s.read, s.write = nil, nil
 	return errors.Join(all...)
 }
 
