@@ -162,6 +162,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`(bridge_id|designated_root|designated_bridge) \S+`), "$1 X"},
 	{regexp.MustCompile(`(hello_timer|tcn_timer|topology_change_timer|gc_timer|message_age_timer|forward_delay_timer|hold_timer)\s+\S+`), "$1 T"},
 	{regexp.MustCompile(`(?m)^\d+: `), ""},
+	{regexp.MustCompile(`(numtxqueues|numrxqueues) \d+`), "$1 N"}, // of which one is in use, either way
 	{regexp.MustCompile(`link-netnsid \d+`), "link-netnsid N"},
 	{regexp.MustCompile(`(port_id|designated_port|port_no) \S+`), "$1 P"},
 	{regexp.MustCompile(`(valid_lft|preferred_lft) \S+`), "$1 T"},

@@ -61,7 +61,7 @@ func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, er
 	if conf.Hairpin && conf.Promisc {
 		return nil, errors.New("cannot set hairpin mode and promiscuous mode at the same time")
 	}
-	host, err := openHost()
+	host, err := openSide()
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, er
 			err = errors.Join(err, p.undoBridge(undo, c, conf, nil, addresses(got)))
 		}
 	}()
-	br, err := host.bridge(conf)
+	br, err := p.bridges.get(host, conf)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, er
 		return nil, err
 	}
 	failpoint.Here("cni.veth.made")
-	r.Interfaces = []*types100.Interface{{Name: conf.Bridge}, {Name: veth.name}, {Name: c.IfName, Sandbox: c.NetNS}}
+	r.Interfaces = []*types100.Interface{{Name: conf.Bridge}, {Name: veth.Attrs().Name}, {Name: c.IfName, Sandbox: c.NetNS}}
 	if r.Interfaces[2].Mac, err = configure(c, conf, r); err != nil {
 		return nil, err
 	}
@@ -102,14 +102,13 @@ func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, er
 		}
 		failpoint.Here("cni.masqueraded")
 	}
-	if r.Interfaces[1].Mac, err = host.waitUp(ctx, veth); err != nil {
+	if r.Interfaces[1].Mac, err = host.waitUp(ctx, veth.Attrs().Name); err != nil {
 		return nil, err
 	}
-	br2, err := host.LinkByName(conf.Bridge) // its address may have changed with its first port
-	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", conf.Bridge, err)
+	// Asked only now: it may have changed with the bridge's first port.
+	if r.Interfaces[0].Mac, err = host.mac(conf.Bridge); err != nil {
+		return nil, err
 	}
-	r.Interfaces[0].Mac = br2.Attrs().HardwareAddr.String()
 	if d := conf.DNS; d.Nameservers != nil || d.Search != nil || d.Options != nil || d.Domain != "" {
 		r.DNS = d
 	}
@@ -217,7 +216,7 @@ func loopback(c Call) (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = inPod(c.NetNS, func(pod *netlink.Handle) error {
+	err = inPod(c.NetNS, func(pod *side) error {
 		lo, err := pod.LinkByName("lo")
 		if err != nil {
 			return fmt.Errorf("look up lo: %w", err)
@@ -250,7 +249,7 @@ func loopbackDown(c Call) error {
 	if c.NetNS == "" || c.Ending {
 		return nil
 	}
-	return inPod(c.NetNS, func(pod *netlink.Handle) error {
+	return inPod(c.NetNS, func(pod *side) error {
 		lo, err := pod.LinkByName("lo")
 		if err == nil {
 			err = pod.LinkSetDown(lo)

@@ -34,8 +34,9 @@ type Call struct {
 
 // Plugins are the plugins.
 type Plugins struct {
-	stores stores
-	rules  backend
+	stores  stores
+	bridges bridges
+	rules   backend
 }
 
 // New returns the plugins.

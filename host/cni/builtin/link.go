@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -19,30 +21,46 @@ import (
 	"github.com/berthd/berth/host/netns"
 )
 
-// host is the host's side of a link: a netlink socket in the network namespace of
-// the thread that opened it.
-type host struct{ *netlink.Handle }
-
-func openHost() (*host, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w", err)
-	}
-	return &host{h}, nil
+// side is one side of a link: sockets in the network namespace of the thread that
+// opened them.
+type side struct {
+	*netlink.Handle
+	device
 }
 
-func (h *host) close() { h.Close() }
+func openSide() (*side, error) {
+	d, err := openDevice()
+	if err != nil {
+		return nil, err
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		d.close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return &side{h, d}, nil
+}
 
-// inPod runs f on a thread in a pod's network namespace, with a netlink socket there.
-func inPod(path string, f func(*netlink.Handle) error) error {
+func (s *side) close() {
+	s.Handle.Close()
+	s.device.close()
+}
+
+// inPod runs f on a thread in a pod's network namespace.
+func inPod(path string, f func(*side) error) error {
 	return netns.In(path, func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		s, err := openSide()
 		if err != nil {
-			return fmt.Errorf("open netlink: %w", err)
+			return err
 		}
-		defer h.Close()
-		return f(h)
+		defer s.close()
+		return f(s)
 	})
+}
+
+// numbered is a link of which nothing more is needed than its name and number.
+func numbered(name string, index int) netlink.Link {
+	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: name, Index: index}}
 }
 
 // sysctl sets a kernel variable of the thread's network namespace, if it has another
@@ -59,31 +77,43 @@ func sysctl(value string, name ...string) error {
 	return os.WriteFile(path, []byte(value), 0)
 }
 
-// bridge returns the network's bridge, made if need be.
-func (h *host) bridge(conf *bridgeConf) (*netlink.Bridge, error) {
-	l, err := h.LinkByName(conf.Bridge)
-	if missing(err) {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU = conf.Bridge, conf.MTU
-		if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, fmt.Errorf("make bridge %s: %w", conf.Bridge, err)
-		}
-		l, err = h.LinkByName(conf.Bridge)
-	}
+// bridges remembers which interfaces were seen to be bridges, by namespace and name.
+type bridges struct{ seen sync.Map }
+
+type bridgeKey struct {
+	ns    uint64
+	name  string
+	index int
+}
+
+// get returns the network's bridge, made if need be.
+func (b *bridges) get(h *side, conf *bridgeConf) (netlink.Link, error) {
+	ns, err := here()
 	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", conf.Bridge, err)
+		return nil, err
 	}
-	br, ok := l.(*netlink.Bridge)
-	if !ok {
-		return nil, errs.New(errs.FailedPrecondition, "%q already exists but is not a bridge", conf.Bridge)
+	index, err := h.index(conf.Bridge)
+	if err != nil {
+		return nil, err
 	}
-	if conf.Promisc && br.Promisc == 0 {
+	if _, ok := b.seen.Load(bridgeKey{ns, conf.Bridge, index}); !ok || index == 0 {
+		if index, err = h.makeBridge(conf); err != nil {
+			return nil, err
+		}
+		b.seen.Store(bridgeKey{ns, conf.Bridge, index}, true)
+	}
+	br := numbered(conf.Bridge, index)
+	flags, err := h.flags(conf.Bridge)
+	if err != nil {
+		return nil, err
+	}
+	if conf.Promisc && flags&unix.IFF_PROMISC == 0 {
 		if err := h.SetPromiscOn(br); err != nil {
 			return nil, fmt.Errorf("set %s promiscuous: %w", conf.Bridge, err)
 		}
 	}
 	_ = sysctl("0", "ipv6", "conf", conf.Bridge, "accept_ra") // not there without IPv6
-	if br.Flags&net.FlagUp == 0 {
+	if flags&unix.IFF_UP == 0 {
 		if err := h.LinkSetUp(br); err != nil {
 			return nil, fmt.Errorf("bring %s up: %w", conf.Bridge, err)
 		}
@@ -91,20 +121,42 @@ func (h *host) bridge(conf *bridgeConf) (*netlink.Bridge, error) {
 	return br, nil
 }
 
+// here is the network namespace of the thread.
+func here() (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return 0, fmt.Errorf("look up the network namespace: %w", err)
+	}
+	return st.Ino, nil
+}
+
+// makeBridge makes the bridge, or makes sure that what has its name is one.
+func (s *side) makeBridge(conf *bridgeConf) (int, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = conf.Bridge, conf.MTU
+	if err := s.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+		return 0, fmt.Errorf("make bridge %s: %w", conf.Bridge, err)
+	}
+	l, err := s.LinkByName(conf.Bridge)
+	if err != nil {
+		return 0, fmt.Errorf("look up %s: %w", conf.Bridge, err)
+	}
+	if _, ok := l.(*netlink.Bridge); !ok {
+		return 0, errs.New(errs.FailedPrecondition, "%q already exists but is not a bridge", conf.Bridge)
+	}
+	return l.Attrs().Index, nil
+}
+
 func missing(err error) bool {
 	var gone netlink.LinkNotFoundError
 	return errors.As(err, &gone)
 }
 
-// port is the host's end of a pod's link.
-type port struct {
-	name string
-	link netlink.Link
-}
-
-// veth makes a pair, one end with the pod's name for it in the pod's namespace, the
-// other in the bridge, up.
-func (h *host) veth(c Call, conf *bridgeConf, br *netlink.Bridge) (*port, error) {
+// veth makes a pair and returns the host's end: one end has the pod's name for it, in
+// the pod's namespace, the other is in the bridge, up. One queue each way is all that
+// a veth uses; being told so at once, the kernel need not take the others away, for
+// which it stops the world.
+func (s *side) veth(c Call, conf *bridgeConf, br netlink.Link) (netlink.Link, error) {
 	mac, err := conf.mac()
 	if err != nil {
 		return nil, fmt.Errorf("address of the interface: %w", err)
@@ -117,39 +169,35 @@ func (h *host) veth(c Call, conf *bridgeConf, br *netlink.Bridge) (*port, error)
 	attrs := netlink.NewLinkAttrs()
 	// The queue lengths are the plugin's: none at the host's end, the kernel's default in
 	// the pod.
-	attrs.MTU, attrs.MasterIndex, attrs.TxQLen = conf.MTU, br.Index, 0
+	attrs.MTU, attrs.MasterIndex, attrs.TxQLen, attrs.NumTxQueues, attrs.NumRxQueues = conf.MTU, br.Attrs().Index, 0, 1, 1
+	attrs.Flags = net.FlagUp
+	index := 0
 	for range 10 { // until the name is free
 		attrs.Name = randomName()
-		err = h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: c.IfName, PeerNamespace: netlink.NsFd(int(ns.Fd())), PeerHardwareAddr: mac, PeerTxQLen: 1000})
-		if !errors.Is(err, unix.EEXIST) || !h.exists(attrs.Name) {
+		err = s.LinkAdd(&netlink.Veth{
+			LinkAttrs: attrs, PeerName: c.IfName, PeerNamespace: netlink.NsFd(int(ns.Fd())), PeerHardwareAddr: mac, PeerTxQLen: 1000, PeerNumTxQueues: 1, PeerNumRxQueues: 1,
+		})
+		if !errors.Is(err, unix.EEXIST) {
 			break
 		}
-	}
-	if errors.Is(err, unix.EEXIST) {
-		return nil, errs.New(errs.AlreadyExists, "interface %s is in the pod already", c.IfName)
+		if index, _ = s.index(attrs.Name); index == 0 {
+			return nil, errs.New(errs.AlreadyExists, "interface %s is in the pod already", c.IfName)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make veth pair: %w", err)
 	}
 	_ = sysctl("0", "ipv6", "conf", attrs.Name, "accept_ra") // not there without IPv6
-	l, err := h.LinkByName(attrs.Name)
-	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", attrs.Name, err)
+	if index, err = s.index(attrs.Name); err != nil {
+		return nil, err
 	}
+	l := numbered(attrs.Name, index)
 	if conf.Hairpin {
-		if err := h.LinkSetHairpin(l, true); err != nil {
+		if err := s.LinkSetHairpin(l, true); err != nil {
 			return nil, fmt.Errorf("set hairpin mode of %s: %w", attrs.Name, err)
 		}
 	}
-	if err := h.LinkSetUp(l); err != nil {
-		return nil, fmt.Errorf("bring %s up: %w", attrs.Name, err)
-	}
-	return &port{attrs.Name, l}, nil
-}
-
-func (h *host) exists(name string) bool {
-	_, err := h.LinkByName(name)
-	return err == nil
+	return l, nil
 }
 
 func randomName() string {
@@ -160,12 +208,15 @@ func randomName() string {
 
 // configure sets up the pod's end and returns its hardware address.
 func configure(c Call, conf *bridgeConf, r *types100.Result) (mac string, err error) {
-	err = inPod(c.NetNS, func(pod *netlink.Handle) error {
-		l, err := pod.LinkByName(c.IfName)
+	err = inPod(c.NetNS, func(pod *side) error {
+		index, err := pod.index(c.IfName)
 		if err != nil {
-			return fmt.Errorf("look up %s: %w", c.IfName, err)
+			return err
 		}
-		mac = l.Attrs().HardwareAddr.String()
+		if mac, err = pod.mac(c.IfName); err != nil {
+			return err
+		}
+		l := numbered(c.IfName, index)
 		// Not there without IPv6, or in old kernels; the plugin does not mind either.
 		if conf.DAD {
 			_ = sysctl("1", "ipv6", "conf", c.IfName, "enhanced_dad")
@@ -180,15 +231,17 @@ func configure(c Call, conf *bridgeConf, r *types100.Result) (mac string, err er
 		if err := pod.LinkSetUp(l); err != nil {
 			return fmt.Errorf("bring %s up: %w", c.IfName, err)
 		}
-		if err := settle(pod, l); err != nil {
-			return err
+		if slices.ContainsFunc(r.IPs, func(ip *types100.IPConfig) bool { return ip.Address.IP.To4() == nil }) {
+			if err := settle(pod, l); err != nil {
+				return err
+			}
 		}
 		return addRoutes(pod, l, r)
 	})
 	return mac, err
 }
 
-func addAddresses(pod *netlink.Handle, l netlink.Link, ifName string, r *types100.Result) error {
+func addAddresses(pod *side, l netlink.Link, ifName string, r *types100.Result) error {
 	v6 := false
 	for _, ip := range r.IPs {
 		if !v6 && ip.Address.IP.To4() == nil {
@@ -213,7 +266,7 @@ func addAddresses(pod *netlink.Handle, l netlink.Link, ifName string, r *types10
 // detection that takes a second or two, without it no time.
 const settleTime = 5 * time.Second
 
-func settle(pod *netlink.Handle, l netlink.Link) error {
+func settle(pod *side, l netlink.Link) error {
 	for end := time.Now().Add(settleTime); ; time.Sleep(10 * time.Millisecond) {
 		all, err := pod.AddrList(l, netlink.FAMILY_V6)
 		if err != nil {
@@ -235,7 +288,7 @@ func settle(pod *netlink.Handle, l netlink.Link) error {
 	}
 }
 
-func addRoutes(pod *netlink.Handle, l netlink.Link, r *types100.Result) error {
+func addRoutes(pod *side, l netlink.Link, r *types100.Result) error {
 	gateway := map[bool]net.IP{}
 	for _, ip := range r.IPs {
 		if v4 := ip.Gateway.To4() != nil; ip.Gateway != nil && gateway[v4] == nil {
@@ -261,9 +314,9 @@ func addRoutes(pod *netlink.Handle, l netlink.Link, r *types100.Result) error {
 }
 
 // gateways gives the bridge its addresses and makes the host forward.
-func (h *host) gateways(br *netlink.Bridge, all []net.IPNet, force bool) error {
+func (s *side) gateways(br netlink.Link, all []net.IPNet, force bool) error {
 	for _, gw := range all {
-		if err := h.gateway(br, gw, force); err != nil {
+		if err := s.gateway(br, gw, force); err != nil {
 			return err
 		}
 		name := []string{"ipv4", "ip_forward"}
@@ -277,14 +330,14 @@ func (h *host) gateways(br *netlink.Bridge, all []net.IPNet, force bool) error {
 	return nil
 }
 
-func (h *host) gateway(br *netlink.Bridge, gw net.IPNet, force bool) error {
+func (s *side) gateway(br netlink.Link, gw net.IPNet, force bool) error {
 	family := netlink.FAMILY_V6
 	if gw.IP.To4() != nil {
 		family = netlink.FAMILY_V4
 	}
-	have, err := h.AddrList(br, family)
+	have, err := s.AddrList(br, family)
 	if err != nil {
-		return fmt.Errorf("list addresses of %s: %w", br.Name, err)
+		return fmt.Errorf("list addresses of %s: %w", br.Attrs().Name, err)
 	}
 	for _, a := range have {
 		if a.IPNet.String() == gw.String() {
@@ -295,18 +348,22 @@ func (h *host) gateway(br *netlink.Bridge, gw net.IPNet, force bool) error {
 			continue
 		}
 		if !force {
-			return errs.New(errs.FailedPrecondition, "%q already has an IP address different from %s", br.Name, gw.String())
+			return errs.New(errs.FailedPrecondition, "%q already has an IP address different from %s", br.Attrs().Name, gw.String())
 		}
-		if err := h.AddrDel(br, &netlink.Addr{IPNet: a.IPNet}); err != nil {
-			return fmt.Errorf("remove address %s from %s: %w", a.IPNet, br.Name, err)
+		if err := s.AddrDel(br, &netlink.Addr{IPNet: a.IPNet}); err != nil {
+			return fmt.Errorf("remove address %s from %s: %w", a.IPNet, br.Attrs().Name, err)
 		}
 	}
-	if err := h.AddrAdd(br, &netlink.Addr{IPNet: &gw}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add address %s to %s: %w", gw.String(), br.Name, err)
+	if err := s.AddrAdd(br, &netlink.Addr{IPNet: &gw}); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add address %s to %s: %w", gw.String(), br.Attrs().Name, err)
 	}
 	// Set by hand, the hardware address stays when ports come and go.
-	if err := h.LinkSetHardwareAddr(br, br.HardwareAddr); err != nil {
-		return fmt.Errorf("fix the hardware address of %s: %w", br.Name, err)
+	l, err := s.LinkByIndex(br.Attrs().Index)
+	if err == nil {
+		err = s.LinkSetHardwareAddr(l, l.Attrs().HardwareAddr)
+	}
+	if err != nil {
+		return fmt.Errorf("fix the hardware address of %s: %w", br.Attrs().Name, err)
 	}
 	return nil
 }
@@ -316,25 +373,25 @@ const upTime = 2550 * time.Millisecond
 
 // waitUp waits until the port carries traffic, which the kernel brings about a moment
 // after both its ends are up. It returns the port's hardware address.
-func (h *host) waitUp(ctx context.Context, p *port) (string, error) {
+func (s *side) waitUp(ctx context.Context, name string) (string, error) {
 	step := 200 * time.Microsecond
 	for end := time.Now().Add(upTime); ; {
-		l, err := h.LinkByIndex(p.link.Attrs().Index)
+		flags, err := s.flags(name)
 		if err != nil {
-			return "", fmt.Errorf("look up %s: %w", p.name, err)
+			return "", err
 		}
-		if l.Attrs().OperState == netlink.OperUp {
-			return l.Attrs().HardwareAddr.String(), nil
+		if flags&unix.IFF_RUNNING != 0 {
+			return s.mac(name)
 		}
 		if time.Now().After(end) {
-			return "", errs.New(errs.Unavailable, "bridge port in error state: %s is %s", p.name, l.Attrs().OperState)
+			return "", errs.New(errs.Unavailable, "bridge port in error state: %s carries nothing after %s", name, upTime)
 		}
 		select {
 		case <-ctx.Done():
 			return "", context.Cause(ctx)
 		case <-time.After(step):
 		}
-		step = min(2*step, 50*time.Millisecond)
+		step = min(2*step, 5*time.Millisecond)
 	}
 }
 
@@ -344,15 +401,12 @@ func deleteLink(ns, ifName string) error {
 	if _, err := os.Stat(ns); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return inPod(ns, func(pod *netlink.Handle) error {
-		l, err := pod.LinkByName(ifName)
-		if missing(err) {
-			return nil
+	return inPod(ns, func(pod *side) error {
+		index, err := pod.index(ifName)
+		if err != nil || index == 0 {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("look up %s: %w", ifName, err)
-		}
-		if err := pod.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := pod.LinkDel(numbered(ifName, index)); err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("delete %s: %w", ifName, err)
 		}
 		return nil
@@ -363,19 +417,19 @@ func deleteLink(ns, ifName string) error {
 // a process does that may still be in the pod's namespace. A link that is gone, or
 // whose name another one has now, is no error.
 func cut(end *types100.Interface) error {
-	h, err := openHost()
+	host, err := openSide()
 	if err != nil {
 		return err
 	}
-	defer h.close()
-	l, err := h.LinkByName(end.Name)
+	defer host.close()
+	l, err := host.LinkByName(end.Name)
 	if missing(err) || err == nil && (l.Type() != "veth" || l.Attrs().HardwareAddr.String() != end.Mac) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", end.Name, err)
 	}
-	if err := h.LinkSetDown(l); err != nil && !errors.Is(err, unix.ENODEV) {
+	if err := host.LinkSetDown(l); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("take %s down: %w", end.Name, err)
 	}
 	return nil

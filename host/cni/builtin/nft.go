@@ -17,6 +17,7 @@ type nft struct {
 	mu  sync.Mutex
 	fd  int
 	seq uint32
+	buf []byte
 }
 
 // sockets are kept open: closing one waits until all that was deleted before is
@@ -29,11 +30,11 @@ type sockets struct {
 // hold returns the socket of the calling thread's network namespace, which is the
 // caller's until the returned function is called.
 func (s *sockets) hold() (*nft, func(), error) {
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
-		return nil, nil, fmt.Errorf("look up the network namespace: %w", err)
+	ns, err := here()
+	if err != nil {
+		return nil, nil, err
 	}
-	n, err := s.of(st.Ino)
+	n, err := s.of(ns)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,15 +177,17 @@ func (n *nft) commit(all []message) error {
 
 // receive reads one datagram and hands over its messages.
 func (n *nft) receive(f func(unix.NlMsghdr, []byte) error) error {
-	buf := make([]byte, 1<<16)
-	got, _, err := unix.Recvfrom(n.fd, buf, 0)
+	if n.buf == nil {
+		n.buf = make([]byte, 1<<16)
+	}
+	got, _, err := unix.Recvfrom(n.fd, n.buf, 0)
 	for errors.Is(err, unix.EINTR) {
-		got, _, err = unix.Recvfrom(n.fd, buf, 0)
+		got, _, err = unix.Recvfrom(n.fd, n.buf, 0)
 	}
 	if err != nil {
 		return err
 	}
-	for b := buf[:got]; len(b) >= unix.SizeofNlMsghdr; {
+	for b := n.buf[:got]; len(b) >= unix.SizeofNlMsghdr; {
 		h := unix.NlMsghdr{
 			Len: binary.NativeEndian.Uint32(b), Type: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]), Seq: binary.NativeEndian.Uint32(b[8:]),
 		}

@@ -185,12 +185,29 @@ func reserve(dir string, c Call, a netip.Addr, n int) (bool, error) {
 	}
 	_, err = f.WriteString(key(c.ContainerID, c.IfName))
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.WriteFile(filepath.Join(dir, "last_reserved_ip."+strconv.Itoa(n)), []byte(a.String()), 0o600)
+		err = overwrite(filepath.Join(dir, "last_reserved_ip."+strconv.Itoa(n)), a.String())
 	}
 	if err != nil {
 		return false, errors.Join(err, os.Remove(path))
 	}
 	return true, nil
+}
+
+// overwrite gives a file other content, in place: emptying it first would free its
+// block, which on a disk that is told of free blocks takes long.
+func overwrite(path, text string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt([]byte(text), 0)
+	}
+	if err == nil && st.Size() > int64(len(text)) {
+		err = f.Truncate(int64(len(text)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // holdings are the addresses whose files say key.
