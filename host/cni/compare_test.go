@@ -40,6 +40,7 @@ var cases = []struct {
 		{"type":"portmap","masqAll":true,"markMasqBit":20,"capabilities":{"portMappings":true}}`, request: Request{Ports: seventeen()}},
 	{name: "asked", list: `{"type":"bridge","bridge":"nebr0","enabledad":true,"capabilities":{"ips":true,"mac":true},"ipam":{"type":"host-local","dataDir":"DATA","ranges":[[{"subnet":"10.103.1.0/24","gateway":"10.103.1.254"}]]}}`,
 		request: Request{Networks: []Wanted{{Name: "net", IfName: "x1", IPs: []string{"10.103.1.77"}, MAC: "02:00:00:00:00:77"}}}},
+	{name: "two of a family", list: `{"type":"bridge","bridge":"nebr0","ipam":{"type":"host-local","dataDir":"DATA","ranges":[[{"subnet":"10.103.1.0/24"}],[{"subnet":"10.103.2.0/24"},{"subnet":"10.103.3.0/24"}]]}}`},
 	{name: "loopback", list: `{"type":"loopback"}`},
 	{name: "asked for the gateway", fails: true, list: `{"type":"bridge","bridge":"nebr0","capabilities":{"ips":true},"ipam":{"type":"host-local","dataDir":"DATA","ranges":[[{"subnet":"10.103.1.0/24"}]]}}`,
 		request: Request{Networks: []Wanted{{Name: "net", IPs: []string{"10.103.1.1"}}}}},
@@ -327,4 +328,29 @@ func TestEndCutsTheLink(t *testing.T) {
 		}
 	}
 	t.Errorf("the link does not go with its namespace: %s", out)
+}
+
+// The program cannot undo this: it deletes the chain while one rule still leads to it.
+func TestMasqueradeTwoAddressesOfAFamily(t *testing.T) {
+	_, w := sides(t, `{"type":"bridge","bridge":"nebr0","ipMasq":true,"ipam":{"type":"host-local","dataDir":"DATA","ranges":[[{"subnet":"10.103.1.0/24"}],[{"subnet":"10.103.2.0/24"}]]}}`)
+	r, err := w.add(w.plan(Request{ContainerID: "a", NetNS: w.pod()}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	save := func() string {
+		out, err := exec.Command("nsenter", "--net="+w.host, "iptables-save").CombinedOutput()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	if out := save(); strings.Count(out, "-j ACCEPT") != 2 || strings.Count(out, "-j MASQUERADE") != 1 || strings.Count(out, "-A POSTROUTING -s 10.103.") != 2 {
+		t.Errorf("rules:\n%s", out)
+	}
+	if err := w.del(r.Saved); err != nil {
+		t.Fatal(err)
+	}
+	if out := save(); strings.Contains(out, "CNI-") {
+		t.Errorf("rules are left:\n%s", out)
+	}
 }

@@ -80,21 +80,40 @@ func (b *backend) masquerade(ips []*types100.IPConfig, network, id string) error
 	}
 	defer letGo()
 	chain, comment := chainName("", network, id), fmt.Sprintf("name: %q id: %q", network, id)
-	var all []message
-	for _, ip := range ips {
-		a, _ := netip.AddrFromSlice(ip.Address.IP)
-		a = a.Unmap()
-		bits, _ := ip.Address.Mask.Size()
-		f := familyOf(a)
-		all = append(all, f.newTable(), f.newChain("POSTROUTING"), f.newChain(chain),
-			f.add(chain, false, rule{}.address(f.dest, netip.PrefixFrom(a, bits), false).comment(comment).verdict(1, "")), // NF_ACCEPT
-			f.add(chain, false, rule{}.address(f.dest, f.multicast, true).comment(comment).target("MASQUERADE", 0, f.masqueradeInfo())),
-			f.add("POSTROUTING", false, rule{}.address(f.source, netip.PrefixFrom(a, a.BitLen()), false).comment(comment).jump(chain)))
-	}
-	if err := n.commit(all); err != nil {
-		return fmt.Errorf("masquerade network %s: %w", network, err)
+	for _, f := range []family{ipv4, ipv6} {
+		var own []netip.Prefix
+		for _, ip := range ips {
+			a, _ := netip.AddrFromSlice(ip.Address.IP)
+			bits, _ := ip.Address.Mask.Size()
+			if a = a.Unmap(); a.IsValid() && a.Is4() == (f.proto == ipv4.proto) {
+				own = append(own, netip.PrefixFrom(a, bits))
+			}
+		}
+		if len(own) == 0 {
+			continue
+		}
+		if err := n.settle(func() ([]message, error) { return f.masquerading(n, own, chain, comment) }); err != nil {
+			return fmt.Errorf("masquerade network %s: %w", network, err)
+		}
 	}
 	return nil
+}
+
+func (f family) masquerading(n *nft, own []netip.Prefix, chain, comment string) ([]message, error) {
+	all, err := n.dropping(f, chain, "POSTROUTING") // what an ADD that failed has left
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := n.missing(f, "POSTROUTING")
+	all = append(append(all, fresh...), f.newChain(chain))
+	for i, p := range own {
+		all = append(all, f.add(chain, false, rule{}.address(f.dest, p, false).comment(comment).verdict(1, ""))) // NF_ACCEPT
+		if i == 0 {
+			all = append(all, f.add(chain, false, rule{}.address(f.dest, f.multicast, true).comment(comment).target("MASQUERADE", 0, f.masqueradeInfo())))
+		}
+		all = append(all, f.add("POSTROUTING", false, rule{}.address(f.source, netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), false).comment(comment).jump(chain)))
+	}
+	return all, err
 }
 
 // masqueradeInfo is struct nf_nat_ipv4_multi_range_compat, whose first field is the

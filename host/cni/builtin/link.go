@@ -15,6 +15,7 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/base/errs"
@@ -147,11 +148,6 @@ func (s *side) makeBridge(conf *bridgeConf) (int, error) {
 	return l.Attrs().Index, nil
 }
 
-func missing(err error) bool {
-	var gone netlink.LinkNotFoundError
-	return errors.As(err, &gone)
-}
-
 // veth makes a pair and returns the host's end: one end has the pod's name for it, in
 // the pod's namespace, the other is in the bridge, up. One queue each way is all that
 // a veth uses; being told so at once, the kernel need not take the others away, for
@@ -166,38 +162,92 @@ func (s *side) veth(c Call, conf *bridgeConf, br netlink.Link) (netlink.Link, er
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
 	defer ns.Close()
-	attrs := netlink.NewLinkAttrs()
-	// The queue lengths are the plugin's: none at the host's end, the kernel's default in
-	// the pod.
-	attrs.MTU, attrs.MasterIndex, attrs.TxQLen, attrs.NumTxQueues, attrs.NumRxQueues = conf.MTU, br.Attrs().Index, 0, 1, 1
-	attrs.Flags = net.FlagUp
-	index := 0
+	name, index := "", 0
 	for range 10 { // until the name is free
-		attrs.Name = randomName()
-		err = s.LinkAdd(&netlink.Veth{
-			LinkAttrs: attrs, PeerName: c.IfName, PeerNamespace: netlink.NsFd(int(ns.Fd())), PeerHardwareAddr: mac, PeerTxQLen: 1000, PeerNumTxQueues: 1, PeerNumRxQueues: 1,
-		})
+		name = randomName()
+		err = newVeth(end{name: name, mtu: conf.MTU, master: br.Attrs().Index, up: true}, end{name: c.IfName, mtu: conf.MTU, queue: 1000, mac: mac, ns: ns})
 		if !errors.Is(err, unix.EEXIST) {
 			break
 		}
-		if index, _ = s.index(attrs.Name); index == 0 {
+		if index, _ = s.index(name); index == 0 {
 			return nil, errs.New(errs.AlreadyExists, "interface %s is in the pod already", c.IfName)
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make veth pair: %w", err)
 	}
-	_ = sysctl("0", "ipv6", "conf", attrs.Name, "accept_ra") // not there without IPv6
-	if index, err = s.index(attrs.Name); err != nil {
+	_ = sysctl("0", "ipv6", "conf", name, "accept_ra") // not there without IPv6
+	if index, err = s.index(name); err != nil {
 		return nil, err
 	}
-	l := numbered(attrs.Name, index)
+	l := numbered(name, index)
 	if conf.Hairpin {
 		if err := s.LinkSetHairpin(l, true); err != nil {
-			return nil, fmt.Errorf("set hairpin mode of %s: %w", attrs.Name, err)
+			return nil, fmt.Errorf("set hairpin mode of %s: %w", name, err)
 		}
 	}
 	return l, nil
+}
+
+// end is one end of a new veth pair.
+type end struct {
+	name   string
+	mtu    int // 0: the kernel's
+	queue  int // length of the queue; the plugin gives the host's end none, and the pod's the default
+	master int
+	up     bool
+	mac    net.HardwareAddr // nil: a random one
+	ns     *os.File         // nil: the thread's namespace
+}
+
+// attrs adds an end's attributes (if_link.h): to a message, or to the part of one
+// that tells of the peer.
+func (e end) attrs(to interface{ AddRtAttr(int, []byte) *nl.RtAttr }) {
+	to.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(e.name))
+	to.AddRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(e.queue)))
+	to.AddRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1))
+	to.AddRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1))
+	if e.mtu > 0 {
+		to.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(e.mtu)))
+	}
+	if e.mac != nil {
+		to.AddRtAttr(unix.IFLA_ADDRESS, e.mac)
+	}
+	if e.ns != nil {
+		to.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(e.ns.Fd())))
+	}
+}
+
+// linkMessage lets attributes be added to a request as to an attribute.
+type linkMessage struct{ *nl.NetlinkRequest }
+
+func (m linkMessage) AddRtAttr(typ int, data []byte) *nl.RtAttr {
+	a := nl.NewRtAttr(typ, data)
+	m.AddData(a)
+	return a
+}
+
+// newVeth makes a pair in one message, with the first end's master and state: the
+// library takes three, and each waits for the lock of all links.
+func newVeth(a, b end) error {
+	m := linkMessage{nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)}
+	head := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	if a.up {
+		head.Flags, head.Change = unix.IFF_UP, unix.IFF_UP
+	}
+	m.AddData(head)
+	a.attrs(m)
+	if a.master != 0 {
+		m.AddRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(a.master)))
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
+	b.attrs(peer)
+	m.AddData(info)
+	_, err := m.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 func randomName() string {
@@ -422,14 +472,14 @@ func cut(end *types100.Interface) error {
 		return err
 	}
 	defer host.close()
-	l, err := host.LinkByName(end.Name)
-	if missing(err) || err == nil && (l.Type() != "veth" || l.Attrs().HardwareAddr.String() != end.Mac) {
-		return nil
+	index, err := host.index(end.Name)
+	if err != nil || index == 0 {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("look up %s: %w", end.Name, err)
+	if mac, err := host.mac(end.Name); err != nil || mac != end.Mac {
+		return errs.Ignore(err, unix.ENODEV)
 	}
-	if err := host.LinkSetDown(l); err != nil && !errors.Is(err, unix.ENODEV) {
+	if err := host.LinkSetDown(numbered(end.Name, index)); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("take %s down: %w", end.Name, err)
 	}
 	return nil

@@ -107,11 +107,7 @@ func (p *Plugins) addPorts(ctx context.Context, c Call) (*types100.Result, error
 	}
 	defer letGo()
 	for _, pod := range podAddresses(r, c.IfName) {
-		all, err := conf.rulesFor(n, c, pod)
-		if err == nil {
-			err = n.commit(all)
-		}
-		if err != nil {
+		if err := n.settle(func() ([]message, error) { return conf.rulesFor(n, c, pod) }); err != nil {
 			return nil, fmt.Errorf("lead ports to %s: %w", pod.Addr(), err)
 		}
 		failpoint.Here("cni.ports.added")
@@ -149,7 +145,20 @@ func podAddresses(r *types100.Result, ifName string) []netip.Prefix {
 //	POSTROUTING, first: what is marked             -j MASQUERADE
 func (conf *portmapConf) rulesFor(n *nft, c Call, pod netip.Prefix) ([]message, error) {
 	f := familyOf(pod.Addr())
-	all := []message{f.newTable()}
+	own := chainName("DN-", conf.Name, c.ContainerID)
+	all, err := n.dropping(f, own, chainDNAT) // what an ADD that failed has left
+	if err != nil {
+		return nil, err
+	}
+	chains := []string{chainDNAT, "PREROUTING", "OUTPUT"}
+	if conf.snat() {
+		chains = append(chains, chainSetMark, chainMasq, "POSTROUTING")
+	}
+	fresh, err := n.missing(f, chains...)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, fresh...)
 	have := func(chain string, is func(seen) bool) (bool, error) {
 		list, err := n.rules(f, chain)
 		return slices.ContainsFunc(list, is), err
@@ -166,21 +175,14 @@ func (conf *portmapConf) rulesFor(n *nft, c Call, pod netip.Prefix) ([]message, 
 	if conf.snat() {
 		v := conf.markValue()
 		info := native32(native32(nil, v), v) // struct xt_mark_tginfo2: mark, mask
-		all = append(all, f.newChain(chainSetMark), f.newChain(chainMasq), f.newChain("POSTROUTING"))
 		errs = append(errs,
 			once(chainSetMark, false, rule{}.comment("CNI portfwd masquerade mark").target("MARK", 2, info), func(s seen) bool { return bytes.Contains(s.exprs, attr(unix.NFTA_TARGET_INFO, info)) }),
 			once(chainMasq, false, rule{}.mark(v).target("MASQUERADE", 0, f.masqueradeInfo()), func(s seen) bool { return bytes.Contains(s.exprs, attr(unix.NFTA_DATA_VALUE, info[:4])) }),
 			once("POSTROUTING", true, rule{}.comment("CNI portfwd requiring masquerade").jump(chainMasq), leads(chainMasq)))
 	}
 	local := rule{}.match("addrtype", 1, append(binary.NativeEndian.AppendUint16([]byte{0, 0}, 1<<2), 0, 0, 0, 0)) // struct xt_addrtype_info_v1; XT_ADDRTYPE_LOCAL
-	all = append(all, f.newChain(chainDNAT))
 	for _, chain := range []string{"PREROUTING", "OUTPUT"} {
-		all = append(all, f.newChain(chain))
 		errs = append(errs, once(chain, false, local.jump(chainDNAT), leads(chainDNAT)))
-	}
-	own := chainName("DN-", conf.Name, c.ContainerID)
-	if ok, err := n.has(f, own); err != nil || ok { // what an ADD that failed has left
-		errs = append(errs, err, n.dropChain(f, own, chainDNAT))
 	}
 	all = append(all, f.newChain(own))
 	for _, r := range conf.podRules(f, pod) {

@@ -136,17 +136,18 @@ const table = "nat"
 var hooks = map[string][2]int32{"PREROUTING": {unix.NF_INET_PRE_ROUTING, -100}, "OUTPUT": {unix.NF_INET_LOCAL_OUT, -100}, "POSTROUTING": {unix.NF_INET_POST_ROUTING, 100}}
 
 func (f family) newTable() message {
-	return message{"make table nat", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, f.proto, append(text(unix.NFTA_TABLE_NAME, table), be32(unix.NFTA_TABLE_FLAGS, 0)...)}
+	return message{"make table nat", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE | unix.NLM_F_EXCL, f.proto, append(text(unix.NFTA_TABLE_NAME, table), be32(unix.NFTA_TABLE_FLAGS, 0)...)}
 }
 
-// newChain makes a chain unless it is there.
+// newChain makes a chain, which must not be there: making sure that it is would be a
+// change to the kernel, and make the next transaction wait until the change is history.
 func (f family) newChain(name string) message {
 	b := append(text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, name)...)
 	if h, ok := hooks[name]; ok {
 		b = append(b, nest(unix.NFTA_CHAIN_HOOK, be32(unix.NFTA_HOOK_HOOKNUM, uint32(h[0])), be32(unix.NFTA_HOOK_PRIORITY, uint32(h[1])))...)
 		b = append(b, text(unix.NFTA_CHAIN_TYPE, "nat")...)
 	}
-	return message{"make chain " + name, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, f.proto, b}
+	return message{"make chain " + name, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE | unix.NLM_F_EXCL, f.proto, b}
 }
 
 func (f family) chainBody(chain string) []byte {
@@ -225,30 +226,69 @@ func (n *nft) has(f family, chain string) (bool, error) {
 
 func absent(err error) bool { return errors.Is(err, unix.ENOENT) }
 
-// dropChain deletes a chain, what is in it, and the rules of the entry chains that
-// lead to it. What is not there is no error.
-func (n *nft) dropChain(f family, chain string, entries ...string) error {
+// missing are the messages that make table nat and those of the chains which are not
+// there.
+func (n *nft) missing(f family, chains ...string) ([]message, error) {
+	var all []message
+	for _, c := range chains {
+		ok, err := n.has(f, c)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			all = append(all, f.newChain(c))
+		}
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	_, err := n.get(message{typ: unix.NFT_MSG_GETTABLE, family: f.proto, body: text(unix.NFTA_TABLE_NAME, table)}, false)
+	if absent(err) {
+		return append([]message{f.newTable()}, all...), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up table nat: %w", err)
+	}
+	return all, nil
+}
+
+// settle makes messages and commits them, anew when somebody else made or deleted
+// meanwhile what they are about.
+func (n *nft) settle(prepare func() ([]message, error)) error {
 	var err error
-	for range 5 { // when somebody else is faster in deleting a rule, the whole batch is refused
-		var ok bool
-		if ok, err = n.has(f, chain); err != nil || !ok {
-			return err
-		}
+	for range 5 {
 		var all []message
-		for _, e := range entries {
-			list, err := n.rules(f, e)
-			if err != nil {
-				return err
-			}
-			for _, r := range list {
-				if r.jump == chain {
-					all = append(all, f.delete(e, r.handle))
-				}
-			}
+		if all, err = prepare(); err == nil {
+			err = n.commit(all)
 		}
-		if err = n.commit(append(all, f.delete(chain, nil), f.deleteChain(chain))); !absent(err) {
-			return err
+		if !absent(err) && !errors.Is(err, unix.EEXIST) {
+			break
 		}
 	}
 	return err
+}
+
+// dropChain deletes a chain, what is in it, and the rules of the entry chains that
+// lead to it. What is not there is no error.
+func (n *nft) dropChain(f family, chain string, entries ...string) error {
+	return n.settle(func() ([]message, error) { return n.dropping(f, chain, entries...) })
+}
+
+func (n *nft) dropping(f family, chain string, entries ...string) ([]message, error) {
+	if ok, err := n.has(f, chain); err != nil || !ok {
+		return nil, err
+	}
+	var all []message
+	for _, e := range entries {
+		list, err := n.rules(f, e)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range list {
+			if r.jump == chain {
+				all = append(all, f.delete(e, r.handle))
+			}
+		}
+	}
+	return append(all, f.delete(chain, nil), f.deleteChain(chain)), nil
 }
