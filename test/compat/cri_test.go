@@ -34,7 +34,8 @@ type node struct {
 	clean bool // removeAll has been
 }
 
-func newNode(t *testing.T) *node {
+// newNode starts the daemon; more is added to its configuration.
+func newNode(t *testing.T, more ...string) *node {
 	t.Helper()
 	l := lab.New(t)
 	if err := os.Chmod(l.Dir, 0o711); err != nil { // the root of a user namespace must get to its files
@@ -55,7 +56,7 @@ func newNode(t *testing.T) *node {
 	t.Cleanup(func() { _ = lab.Run(t, lab.Tool(t, "ip"), "link", "del", bridge) })
 	config := filepath.Join(l.Dir, "config.toml")
 	n.write(config, "version = 4\nimports = []\n[plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \""+n.cni+"\"\nbin_dirs = [\""+filepath.Dir(lab.Tool(t, "bridge"))+"\", \""+filepath.Join(l.Dir, "plugins")+"\"]\n"+
-		"[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"\"\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n")
+		"[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"\"\n"+strings.Join(more, "\n"))
 	n.d = l.Daemon("--config", config)
 	var cancel context.CancelFunc
 	n.ctx, cancel = context.WithTimeout(context.Background(), 3*time.Minute)
