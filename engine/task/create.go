@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/base/errs"
@@ -28,11 +29,12 @@ type CreateRequest struct {
 	Rootfs                []spec.Mount
 	Stdin, Stdout, Stderr string
 	Terminal              bool
-	Checkpoint            string    // directory of an image to restore, or ""
-	Options               store.Any // of the runtime; empty: the container's
-	RuntimePath           string    // overrides the container's runtime
-	TaskAddress           string    // a shim that runs already
-	TaskVersion           int       // of that shim's API
+	Checkpoint            string             // directory of an image to restore, or ""
+	Restore               ocispec.Descriptor // a checkpoint that is content; zero: none
+	Options               store.Any          // of the runtime; empty: the container's
+	RuntimePath           string             // overrides the container's runtime
+	TaskAddress           string             // a shim that runs already
+	TaskVersion           int                // of that shim's API
 }
 
 // cleanupTime bounds the undoing of one task.
@@ -86,6 +88,10 @@ func (t *Tasks) make(ctx context.Context, v store.Scoped, task *Task, c store.Co
 		}
 		r.Rootfs = nil
 	}
+	restore, err := t.restoreDir(ctx, v, task, r)
+	if err != nil {
+		return 0, err
+	}
 	b, err := t.startShim(ctx, task, r)
 	if err != nil {
 		return 0, err
@@ -101,7 +107,7 @@ func (t *Tasks) make(ctx context.Context, v store.Scoped, task *Task, c store.Co
 	}
 	body.Pid, err = task.api().Create(ctx, shim.CreateRequest{
 		Bundle: t.bundle(task.key), Rootfs: r.Rootfs, Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
-		Checkpoint: r.Checkpoint, Options: body.Options,
+		Checkpoint: restore, Options: body.Options,
 	})
 	if err != nil {
 		return 0, err

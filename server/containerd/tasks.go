@@ -38,6 +38,7 @@ func (s Tasks) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Creat
 	pid, err := s.Tasks.Create(ctx, v, task.CreateRequest{
 		ID: r.GetContainerID(), Rootfs: fromMounts(r.GetRootfs()), Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
 		Options: fromAny(r.GetOptions()), RuntimePath: r.GetRuntimePath(),
+		Restore: fromDescriptor(r.GetCheckpoint()),
 		TaskAddress: r.GetTaskApiAddress(), TaskVersion: int(r.GetTaskApiVersion()),
 	})
 	return &api.CreateTaskResponse{ContainerID: r.GetContainerID(), Pid: pid}, err
@@ -155,6 +156,15 @@ func (s Tasks) ListPids(ctx context.Context, r *api.ListPidsRequest) (*api.ListP
 	return &api.ListPidsResponse{Processes: convert(l, func(p task.Process) *tasktypes.ProcessInfo {
 		return &tasktypes.ProcessInfo{Pid: p.Pid, Info: toAny(p.Info)}
 	})}, err
+}
+
+func (s Tasks) Checkpoint(ctx context.Context, r *api.CheckpointTaskRequest) (*api.CheckpointTaskResponse, error) {
+	v, err := in(ctx, s.Store)
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.Tasks.Checkpoint(ctx, v, r.GetContainerID(), fromAny(r.GetOptions()))
+	return &api.CheckpointTaskResponse{Descriptors: convert(l, toDescriptor)}, err
 }
 
 func (s Tasks) Update(ctx context.Context, r *api.UpdateTaskRequest) (*emptypb.Empty, error) {

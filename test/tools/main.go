@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
@@ -71,7 +72,35 @@ func run() (string, error) {
 			return "", err
 		}
 	}
+	if err := newCriu(dir); err != nil {
+		return "", err
+	}
 	return dir, oldCtr(dir)
+}
+
+// newCriu brings a CRIU that knows this machine's kernel, where Debian's does not:
+// version 3.17 takes the vDSO of a kernel 6.11 or later for broken. It is the next
+// Debian's, run with its own libraries.
+func newCriu(dir string) error {
+	if exec.Command("criu", "check").Run() == nil {
+		return nil
+	}
+	root, program := filepath.Join(dir, "criu-root"), filepath.Join(dir, "criu")
+	if exec.Command(program, "check").Run() == nil {
+		return nil
+	}
+	fmt.Fprintln(os.Stderr, "installing CRIU of Debian trixie below", root)
+	if err := os.RemoveAll(root); err != nil {
+		return err
+	}
+	if err := command("mmdebstrap", "--quiet", "--variant=essential", "--include=criu", "trixie", root, "http://deb.debian.org/debian"); err != nil {
+		return err
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexec %[1]s/lib64/ld-linux-x86-64.so.2 --library-path %[1]s/usr/lib/x86_64-linux-gnu %[1]s/usr/sbin/criu \"$@\"\n", root)
+	if runtime.GOARCH == "arm64" {
+		script = fmt.Sprintf("#!/bin/sh\nexec %[1]s/lib/ld-linux-aarch64.so.1 --library-path %[1]s/usr/lib/aarch64-linux-gnu %[1]s/usr/sbin/criu \"$@\"\n", root)
+	}
+	return os.WriteFile(program, []byte(script), 0o755)
 }
 
 // debian installs the packages that are missing.
