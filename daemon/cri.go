@@ -52,7 +52,7 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	p.pods = pod.New(ctx, pod.Config{
 		Root: p.cfg.Root, State: p.cfg.State, GC: p.collect, Store: p.store, Tasks: p.tasks, Sandbox: box, Images: p.images, Exchange: p.exchange,
 		NRI: p.nri, Networks: p.networks[0], CNIDir: cfg.CNI.ConfDir, CNITemplate: cfg.CNI.Template, Owner: owner, Host: host, Handlers: handlers,
-		Warnings: p.podWarnings(), MaxLine: max(0, cfg.MaxLogLine), ExecDrain: cfg.DrainExecSync.Std(), IgnoreVolumes: cfg.IgnoreVolumes, Prefer: cni.IPPreference(cfg.CNI.IPPref), Log: p.log,
+		Warnings: p.podWarnings(), MaxLine: max(0, cfg.MaxLogLine), ExecDrain: cfg.DrainExecSync.Std(), NoCheckpoints: !cfg.CRIU, IgnoreVolumes: cfg.IgnoreVolumes, Prefer: cni.IPPreference(cfg.CNI.IPPref), Log: p.log,
 	})
 	p.plugin("cri.v1", "images")
 	p.plugin("cri.v1", "runtime")

@@ -61,8 +61,10 @@ type Config struct {
 	Handlers    map[string]*Handler // "" is the default
 	MaxLine     int                 // bytes of one log line before it is split; 0: not split
 	ExecDrain   time.Duration       // task.Attended.Drain of every exec
-	Prefer      cni.IPPreference
-	Warnings    []string // that show in the node\'s status
+
+	NoCheckpoints bool // checkpoints are refused
+	Prefer        cni.IPPreference
+	Warnings      []string // that show in the node\'s status
 	// IgnoreVolumes makes no directories for the volumes that images define.
 	IgnoreVolumes bool
 	Log           *slog.Logger

@@ -52,3 +52,19 @@ func CheckpointDir(checkpoint spec.Any) (string, error) {
 func EncodeAny(a spec.Any) ([]byte, error) {
 	return proto.Marshal(&anypb.Any{TypeUrl: a.TypeURL, Value: a.Value})
 }
+
+// CheckpointChoices are how a checkpoint is to be made.
+type CheckpointChoices struct {
+	Dir, Work string // of CRIU's image, and of its log and statistics
+	// OpenTCP, UnixSockets and FileLocks allow what would be lost without the other
+	// side.
+	OpenTCP, UnixSockets, FileLocks bool
+}
+
+// EncodeCheckpoint gives choices the form of options; the container goes on running.
+func EncodeCheckpoint(c CheckpointChoices) (spec.Any, error) {
+	value, err := proto.Marshal(&options.CheckpointOptions{
+		ImagePath: c.Dir, WorkPath: c.Work, OpenTcp: c.OpenTCP, ExternalUnixSockets: c.UnixSockets, FileLocks: c.FileLocks,
+	})
+	return spec.Any{TypeURL: checkpointOptions, Value: value}, err
+}

@@ -29,3 +29,11 @@ func (s Runtime) Attach(_ context.Context, r *api.AttachRequest) (*api.AttachRes
 func (s Runtime) PortForward(_ context.Context, r *api.PortForwardRequest) (*api.PortForwardResponse, error) {
 	return s.Streams.GetPortForward(r)
 }
+
+// CheckpointContainer writes the state of a running container into a file.
+func (s Runtime) CheckpointContainer(ctx context.Context, r *api.CheckpointContainerRequest) (*api.CheckpointContainerResponse, error) {
+	if err := s.Pods.Checkpoint(ctx, Namespace, r.GetContainerId(), r.GetLocation(), seconds(r.GetTimeout())); err != nil {
+		return nil, err
+	}
+	return &api.CheckpointContainerResponse{}, nil
+}
