@@ -16,6 +16,7 @@ import (
 	"github.com/berthd/berth/cli/container"
 	"github.com/berthd/berth/cli/image"
 	"github.com/berthd/berth/cli/plumb"
+	"github.com/berthd/berth/cli/pod"
 	"github.com/berthd/berth/cli/session"
 	"github.com/berthd/berth/cli/system"
 )
@@ -113,6 +114,7 @@ Containers, images and snapshots live in namespaces; pods and what a kubelet mak
 	}
 	add("container", container.Commands(a)...)
 	add("image", image.Commands(a)...)
+	add("pod", pod.Commands(a)...)
 	add("system", system.Commands(a)...)
 	add("plumbing", plumb.Commands(a)...)
 	add("system", extra...)

@@ -47,6 +47,9 @@ const (
 	headerLease     = "containerd-lease"
 )
 
+// headerPods is berth's own: the namespace of pods, where that is not Kubernetes'.
+const headerPods = "berth-namespace"
+
 // Client is a channel seen through one namespace and at most one lease. It is a
 // grpc.ClientConnInterface; copies share the channel.
 type Client struct {
@@ -54,6 +57,7 @@ type Client struct {
 	Address   string
 	Namespace string
 	lease     string
+	pods      string // namespace of pods; "" is Kubernetes'
 }
 
 // Dial checks that somebody listens at address, a path or unix://path, and returns
@@ -108,10 +112,21 @@ func (c *Client) Under(lease string) *Client {
 	return &out
 }
 
+// WithOwnPods is the client whose pods are in its own namespace, where no kubelet
+// sees them.
+func (c *Client) WithOwnPods() *Client {
+	out := *c
+	out.pods = c.Namespace
+	return &out
+}
+
 func (c *Client) outgoing(ctx context.Context) context.Context {
 	kv := []string{headerNamespace, c.Namespace}
 	if c.lease != "" {
 		kv = append(kv, headerLease, c.lease)
+	}
+	if c.pods != "" {
+		kv = append(kv, headerPods, c.pods)
 	}
 	return metadata.AppendToOutgoingContext(ctx, kv...)
 }

@@ -20,6 +20,7 @@ const (
 	LabelNetwork    = "berth.dev/network"      // host, none, or names
 	LabelPod        = "berth.dev/pod"          // id of the pod that is its network
 	LabelPorts      = "berth.dev/ports"        // as -p has them, with commas
+	LabelIPs        = "berth.dev/ips"          // with commas
 	LabelPlatform   = "berth.dev/platform"     // of the image, where one was asked for
 
 	LabelRestartStatus  = "containerd.io/restart.status"

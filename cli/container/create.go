@@ -44,6 +44,7 @@ type createFlags struct {
 	interactive, remove, quiet                 bool
 	cidfile                                    string
 	addHosts, dns, dnsSearch, dnsOpts          []string
+	ports                                      []string
 	registry                                   image.RegistryFlags
 	detached                                   bool // run -d
 }
@@ -62,7 +63,8 @@ func (x *createFlags) add(cmd *cobra.Command) {
 	f.StringVar(&x.restart, "restart", "no", "start it again: `no`, always, unless-stopped or on-failure[:N]")
 	f.StringVar(&x.stopSignal, "stop-signal", "", "`signal` that stop sends (default: the image's, or SIGTERM)")
 	f.IntVar(&x.stopTimeout, "stop-timeout", defaultStopTime, "`seconds` that stop waits before it kills")
-	f.StringVar(&x.network, "network", "", "`name` of a network, host or none (default: the daemon's network, or none if it has no network)")
+	f.StringVar(&x.network, "network", "", "`name` of a network (several with commas), host, none or container:NAME (default: the first network, or none if there is none)")
+	f.StringArrayVarP(&x.ports, "publish", "p", nil, "`[[IP:]HOSTPORT:]PORT[/udp]`: reach PORT of the container at HOSTPORT of this machine")
 	f.StringArrayVar(&x.logOpts, "log-opt", nil, "max-size=`SIZE` and max-file=N bound the log (default with -d: 50m and 3; else no bound)")
 	f.StringVar(&x.logDriver, "log-driver", "json-file", "`driver`: json-file keeps a log for `berth logs`, none keeps nothing")
 	f.BoolVarP(&x.interactive, "interactive", "i", false, "keep stdin open")
@@ -426,11 +428,11 @@ func (x *createFlags) logAddress(dir string) (string, error) {
 	if x.logDriver != "json-file" && x.logDriver != "none" {
 		return "", errs.New(errs.InvalidArgument, "--log-driver %s: there are json-file and none", x.logDriver)
 	}
+	if x.logDriver == "none" { // who is attached still gets all of it
+		return "log:?max-line=" + strconv.Itoa(maxLogLine), nil
+	}
 	address := "log://" + filepath.Join(dir, logName) + "?max-line=" + strconv.Itoa(maxLogLine)
-	switch {
-	case x.logDriver == "none": // what is attached still gets all of it
-		address += "&max-size=" + strconv.Itoa(maxLogLine) + "&max-files=1"
-	case size != "":
+	if size != "" {
 		address += "&max-size=" + size + "&max-files=" + files
 	}
 	return address, nil

@@ -14,6 +14,7 @@ import (
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
 	rspec "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -27,15 +28,15 @@ import (
 	"github.com/berthd/berth/cli/term"
 )
 
-// execFlags are those of exec.
-type execFlags struct {
+// ExecFlags are those of exec.
+type ExecFlags struct {
 	detached, interactive, terminal, privileged bool
 	user, dir, keys                             string
 	env, envFiles                               []string
 }
 
 func (a *app) execCommand() *cobra.Command {
-	var x execFlags
+	var x ExecFlags
 	cmd := session.OwnStatus(&cobra.Command{
 		Use: "exec [flags] CONTAINER COMMAND [ARG...]", Short: "Run one more command in a running container",
 		Long: `Run one more command in a running container, with its environment and its user unless the flags say
@@ -48,22 +49,14 @@ others. Exit status: the command's own, or as "berth run".`,
 		if err != nil {
 			return err
 		}
-		p, err := running(ctx, c, k)
-		if err != nil {
-			return err
-		}
-		if p.GetStatus().String() == "PAUSED" {
-			return errs.New(errs.FailedPrecondition, "container %s is paused; let it go on with `berth unpause %s`", client.DisplayName(k), client.DisplayName(k))
-		}
-		if x.terminal && x.interactive && !term.Is(a.In) {
-			return errors.New("-it needs a terminal, and stdin is none: leave out -t")
-		}
-		process, err := x.process(ctx, c, k, args[1:])
-		if err != nil {
-			return err
-		}
-		return a.exec(ctx, c, k, x, process)
+		return Exec(ctx, a.App, c, k, x, args[1:])
 	})
+	x.Add(cmd)
+	return cmd
+}
+
+// Add adds the flags; what follows the first argument is the command's.
+func (x *ExecFlags) Add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SetInterspersed(false)
 	f.BoolVarP(&x.detached, "detach", "d", false, "run in the background; its output is not kept")
@@ -75,11 +68,29 @@ others. Exit status: the command's own, or as "berth run".`,
 	f.StringArrayVarP(&x.env, "env", "e", nil, "environment variable `NAME=VALUE`")
 	f.StringArrayVar(&x.envFiles, "env-file", nil, "`file` of environment variables, one a line")
 	f.StringVar(&x.keys, "detach-keys", term.DefaultKeys, "`keys` that leave the command running")
-	return cmd
+}
+
+// Exec runs a command in a container that runs, and ends as it ends.
+func Exec(ctx context.Context, s *session.App, c *client.Client, k *containersapi.Container, x ExecFlags, args []string) error {
+	p, err := running(ctx, c, k)
+	if err != nil {
+		return err
+	}
+	if p.GetStatus() == task.Status_PAUSED {
+		return errs.New(errs.FailedPrecondition, "container %s is paused; let it go on with `berth unpause %s`", client.DisplayName(k), client.DisplayName(k))
+	}
+	if x.terminal && x.interactive && !term.Is(s.In) {
+		return errors.New("-it needs a terminal, and stdin is none: leave out -t")
+	}
+	process, err := x.process(ctx, c, k, args)
+	if err != nil {
+		return err
+	}
+	return (&app{s}).exec(ctx, c, k, x, process)
 }
 
 // process is the container's own with what the flags and the command change.
-func (x *execFlags) process(ctx context.Context, c *client.Client, k *containersapi.Container, args []string) (*rspec.Process, error) {
+func (x *ExecFlags) process(ctx context.Context, c *client.Client, k *containersapi.Container, args []string) (*rspec.Process, error) {
 	p := *specOf(k).Process
 	p.Args, p.Terminal = args, x.terminal
 	if x.dir != "" {
@@ -122,7 +133,7 @@ func (x *execFlags) process(ctx context.Context, c *client.Client, k *containers
 }
 
 // exec runs a process and ends as it ends.
-func (a *app) exec(ctx context.Context, c *client.Client, k *containersapi.Container, x execFlags, p *rspec.Process) error {
+func (a *app) exec(ctx context.Context, c *client.Client, k *containersapi.Container, x ExecFlags, p *rspec.Process) error {
 	data, err := json.Marshal(p)
 	if err != nil {
 		return err
@@ -162,7 +173,7 @@ func forgetExec(ctx context.Context, c *client.Client, r *tasksapi.ExecProcessRe
 	return errs.Ignore(err, errs.NotFound)
 }
 
-func (a *app) execStreams(ctx context.Context, c *client.Client, r *tasksapi.ExecProcessRequest, f *term.FIFOs, x execFlags) (uint32, error) {
+func (a *app) execStreams(ctx context.Context, c *client.Client, r *tasksapi.ExecProcessRequest, f *term.FIFOs, x ExecFlags) (uint32, error) {
 	keys, err := term.ParseKeys(x.keys)
 	if err != nil {
 		return 0, err

@@ -9,6 +9,7 @@ import (
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	"github.com/spf13/cobra"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
@@ -16,16 +17,18 @@ import (
 	"github.com/berthd/berth/cli/session"
 )
 
-// logFlags are those of logs, for containers and pods.
-type logFlags struct {
-	follow, stamps bool
-	tail           string
-	since, until   string
+// LogFlags are those of logs, for containers and pods.
+type LogFlags struct {
+	Follow       bool
+	stamps       bool
+	tail         string
+	since, until string
 }
 
-func (l *logFlags) add(cmd *cobra.Command) {
+// Add adds the flags.
+func (l *LogFlags) Add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.BoolVarP(&l.follow, "follow", "f", false, "go on as more is written, until the container ends")
+	f.BoolVarP(&l.Follow, "follow", "f", false, "go on as more is written, until the container ends")
 	f.BoolVarP(&l.stamps, "timestamps", "t", false, "show when each line was written")
 	f.StringVar(&l.tail, "tail", "all", "only the last `N` lines")
 	f.StringVar(&l.since, "since", "", "only from a `time`: 2026-11-29T10:00:00Z, 1764410400, or 10m for ten minutes ago")
@@ -51,7 +54,7 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 	return time.Time{}, errs.New(errs.InvalidArgument, "time %q: write 2026-11-29T10:00:00Z, seconds since 1970, or 10m for ten minutes ago", s)
 }
 
-func (l *logFlags) options(now time.Time) (o logfile.Options, err error) {
+func (l *LogFlags) options(now time.Time) (o logfile.Options, err error) {
 	o.Tail = -1
 	if l.tail != "all" {
 		if o.Tail, err = strconv.Atoi(l.tail); err != nil {
@@ -64,13 +67,13 @@ func (l *logFlags) options(now time.Time) (o logfile.Options, err error) {
 	return o, err
 }
 
-// print reads a log to out and err. ended is for --follow.
-func (l *logFlags) print(ctx context.Context, path string, out, err io.Writer, ended <-chan struct{}) error {
+// Print reads a log to out and err. ended is for --follow.
+func (l *LogFlags) Print(ctx context.Context, path string, out, err io.Writer, ended <-chan struct{}) error {
 	o, oerr := l.options(time.Now())
 	if oerr != nil {
 		return oerr
 	}
-	if l.follow {
+	if l.Follow {
 		o.Ended = ended
 	}
 	open := [2]bool{} // a line of the stream has begun
@@ -91,7 +94,7 @@ func (l *logFlags) print(ctx context.Context, path string, out, err io.Writer, e
 }
 
 func (a *app) logsCommand() *cobra.Command {
-	var l logFlags
+	var l LogFlags
 	cmd := &cobra.Command{
 		Use: "logs [flags] CONTAINER", Short: "Show what a container has written",
 		Long: `Show what a container has written, stdout on stdout and stderr on stderr. The container's shim keeps
@@ -109,23 +112,30 @@ it, whether or not anybody is attached and whether or not the daemon runs.`,
 			return err
 		}
 		ended := make(chan struct{})
-		if l.follow {
+		if l.Follow {
 			// owner: it ends when the container does, or with ctx.
 			go func() {
 				defer close(ended)
 				untilEnded(ctx, c, k)
 			}()
 		}
-		return l.print(ctx, path, a.Out, a.Err, ended)
+		return l.Print(ctx, path, a.Out, a.Err, ended)
 	})
-	l.add(cmd)
+	l.Add(cmd)
 	return cmd
 }
 
 // logOf is where a container's log is.
-func (a *app) logOf(_ context.Context, _ *client.Client, k *containersapi.Container) (string, error) {
+func (a *app) logOf(ctx context.Context, c *client.Client, k *containersapi.Container) (string, error) {
 	if p := logPath(k); p != "" {
 		return p, nil
+	}
+	if k.GetLabels()[client.LabelLog] != "" {
+		return "", errs.New(errs.FailedPrecondition, "container %s was made with --log-driver none: nothing is kept", client.DisplayName(k))
+	}
+	own := c.In(c.Namespace).WithOwnPods() // it may be a pod's
+	if s, err := own.Pods().ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: k.GetID()}); err == nil && s.GetStatus().GetLogPath() != "" {
+		return s.GetStatus().GetLogPath(), nil
 	}
 	return "", errs.New(errs.FailedPrecondition, "container %s was not made by berth: its output went to whoever made it", client.DisplayName(k))
 }

@@ -277,6 +277,3 @@ made with -i. Several may be attached at once. The detach keys leave it running.
 	f.BoolVar(&sigProxy, "sig-proxy", true, "pass signals on to the container")
 	return cmd
 }
-
-// reconnect makes sure that a container that is to run again has its network.
-func (a *app) reconnect(context.Context, *client.Client, *containersapi.Container) error { return nil }

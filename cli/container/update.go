@@ -80,6 +80,11 @@ func updateLimits(ctx context.Context, c *client.Client, k *containersapi.Contai
 	if err := json.Unmarshal(data, s.Linux.Resources); err != nil { // what was not asked for stays
 		return err
 	}
+	return setSpec(ctx, c, k, s)
+}
+
+// setSpec changes what the next start of a container gets.
+func setSpec(ctx context.Context, c *client.Client, k *containersapi.Container, s *rspec.Spec) error {
 	whole, err := json.Marshal(s)
 	if err != nil {
 		return err

@@ -52,6 +52,7 @@ type App struct {
 	Build     Build
 	Address   string
 	Namespace string
+	Given     bool // the user has said a namespace
 	Debug     bool
 	Timeout   time.Duration
 	In        *os.File
@@ -81,9 +82,10 @@ func (a *App) Before(cmd *cobra.Command, _ []string) error {
 		}
 	}
 	if a.Namespace == "" {
-		if a.Namespace = env("BERTH_NAMESPACE", "CONTAINERD_NAMESPACE"); a.Namespace == "" {
-			a.Namespace = "default"
-		}
+		a.Namespace = env("BERTH_NAMESPACE", "CONTAINERD_NAMESPACE")
+	}
+	if a.Given = a.Namespace != ""; !a.Given {
+		a.Namespace = "default"
 	}
 	if err := id.Check("namespace", a.Namespace); err != nil {
 		return err

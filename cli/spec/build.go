@@ -352,18 +352,18 @@ func hostDevices(dir string) (out []rspec.LinuxDevice, err error) {
 	return out, err
 }
 
-// hidden and fixed are the paths of the kernel that a container may not see or
+// Hidden and Fixed are the paths of the kernel that a container may not see or
 // change.
 var (
-	hidden = []string{"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+	Hidden = []string{"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
 		"/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"}
-	fixed = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	Fixed = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
 
 func (x *Flags) security(s *rspec.Spec, _ Facts) error {
 	profile := ""
 	if !x.Privileged {
-		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = hidden, fixed
+		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = Hidden, Fixed
 	} else {
 		profile = "unconfined"
 	}

@@ -100,7 +100,7 @@ func (p *Pods) statusInfo(ctx context.Context) (map[string]string, error) {
 		"cniconfig": struct {
 			Networks []cni.File `json:"Networks"`
 		}{p.cfg.Networks.Files()},
-		"config": map[string]any{"runtimes": handlers, "root": p.cfg.Root, "state": p.cfg.State},
+		"config": map[string]any{"runtimes": handlers, "root": p.cfg.Root, "state": p.cfg.State, "cniConfDir": p.cfg.CNIDir},
 		"asides": p.Asides(),
 	} {
 		b, err := json.Marshal(v)

@@ -15,7 +15,7 @@ import (
 // CreateContainer makes a container; asked again for the same name it gives the
 // same container.
 func (s Runtime) CreateContainer(ctx context.Context, r *api.CreateContainerRequest) (*api.CreateContainerResponse, error) {
-	id, err := s.Pods.Create(ctx, Namespace, r.GetPodSandboxId(), r.GetConfig())
+	id, err := s.Pods.Create(ctx, namespace(ctx), r.GetPodSandboxId(), r.GetConfig())
 	if err != nil {
 		return nil, err
 	}
@@ -24,7 +24,7 @@ func (s Runtime) CreateContainer(ctx context.Context, r *api.CreateContainerRequ
 
 // StartContainer runs a created container.
 func (s Runtime) StartContainer(ctx context.Context, r *api.StartContainerRequest) (*api.StartContainerResponse, error) {
-	if err := s.Pods.Start(ctx, Namespace, r.GetContainerId()); err != nil {
+	if err := s.Pods.Start(ctx, namespace(ctx), r.GetContainerId()); err != nil {
 		return nil, err
 	}
 	return &api.StartContainerResponse{}, nil
@@ -32,7 +32,7 @@ func (s Runtime) StartContainer(ctx context.Context, r *api.StartContainerReques
 
 // StopContainer ends a container, after its grace time by force.
 func (s Runtime) StopContainer(ctx context.Context, r *api.StopContainerRequest) (*api.StopContainerResponse, error) {
-	if err := s.Pods.StopContainer(ctx, Namespace, r.GetContainerId(), seconds(r.GetTimeout())); err != nil {
+	if err := s.Pods.StopContainer(ctx, namespace(ctx), r.GetContainerId(), seconds(r.GetTimeout())); err != nil {
 		return nil, err
 	}
 	return &api.StopContainerResponse{}, nil
@@ -46,27 +46,27 @@ func seconds(n int64) time.Duration {
 
 // RemoveContainer takes a container away, by force if it runs.
 func (s Runtime) RemoveContainer(ctx context.Context, r *api.RemoveContainerRequest) (*api.RemoveContainerResponse, error) {
-	if err := s.Pods.RemoveContainer(ctx, Namespace, r.GetContainerId()); err != nil {
+	if err := s.Pods.RemoveContainer(ctx, namespace(ctx), r.GetContainerId()); err != nil {
 		return nil, err
 	}
 	return &api.RemoveContainerResponse{}, nil
 }
 
 // ListContainers lists the containers that match.
-func (s Runtime) ListContainers(_ context.Context, r *api.ListContainersRequest) (*api.ListContainersResponse, error) {
-	return &api.ListContainersResponse{Containers: listContainers(s.Pods.Containers(Namespace, ""), r.GetFilter())}, nil
+func (s Runtime) ListContainers(ctx context.Context, r *api.ListContainersRequest) (*api.ListContainersResponse, error) {
+	return &api.ListContainersResponse{Containers: listContainers(s.Pods.Containers(namespace(ctx), ""), r.GetFilter())}, nil
 }
 
 // StreamContainers is ListContainers for any number of containers.
 func (s Runtime) StreamContainers(r *api.StreamContainersRequest, out api.RuntimeService_StreamContainersServer) error {
-	return inBatches(listContainers(s.Pods.Containers(Namespace, ""), r.GetFilter()), func(some []*api.Container) error {
+	return inBatches(listContainers(s.Pods.Containers(namespace(out.Context()), ""), r.GetFilter()), func(some []*api.Container) error {
 		return out.Send(&api.StreamContainersResponse{Containers: some})
 	})
 }
 
 // ContainerStatus tells all about one container.
 func (s Runtime) ContainerStatus(ctx context.Context, r *api.ContainerStatusRequest) (*api.ContainerStatusResponse, error) {
-	v, err := s.Pods.ContainerView(ctx, Namespace, r.GetContainerId(), r.GetVerbose())
+	v, err := s.Pods.ContainerView(ctx, namespace(ctx), r.GetContainerId(), r.GetVerbose())
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (s Runtime) ContainerStatus(ctx context.Context, r *api.ContainerStatusRequ
 
 // UpdateContainerResources changes the limits of a container.
 func (s Runtime) UpdateContainerResources(ctx context.Context, r *api.UpdateContainerResourcesRequest) (*api.UpdateContainerResourcesResponse, error) {
-	if err := s.Pods.Update(ctx, Namespace, r.GetContainerId(), r.GetLinux(), r.GetAnnotations()); err != nil {
+	if err := s.Pods.Update(ctx, namespace(ctx), r.GetContainerId(), r.GetLinux(), r.GetAnnotations()); err != nil {
 		return nil, err
 	}
 	return &api.UpdateContainerResourcesResponse{}, nil
@@ -83,7 +83,7 @@ func (s Runtime) UpdateContainerResources(ctx context.Context, r *api.UpdateCont
 
 // ReopenContainerLog has a log go on in a new file, after it was rotated.
 func (s Runtime) ReopenContainerLog(ctx context.Context, r *api.ReopenContainerLogRequest) (*api.ReopenContainerLogResponse, error) {
-	if err := s.Pods.ReopenLog(ctx, Namespace, r.GetContainerId()); err != nil {
+	if err := s.Pods.ReopenLog(ctx, namespace(ctx), r.GetContainerId()); err != nil {
 		return nil, err
 	}
 	return &api.ReopenContainerLogResponse{}, nil

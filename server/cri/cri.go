@@ -4,8 +4,10 @@
 package cri
 
 import (
+	"context"
 	"time"
 
+	"google.golang.org/grpc/metadata"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/engine/image"
@@ -15,6 +17,18 @@ import (
 
 // Namespace holds what a kubelet makes: the one that containerd's tools look in.
 const Namespace = "k8s.io"
+
+// headerNamespace is set by berth's own command line alone, for pods that no kubelet
+// shall see: it would end those that it does not know.
+const headerNamespace = "berth-namespace"
+
+// namespace is where a request's pods are.
+func namespace(ctx context.Context) string {
+	if v := metadata.ValueFromIncomingContext(ctx, headerNamespace); len(v) > 0 && v[0] != "" {
+		return v[0]
+	}
+	return Namespace
+}
 
 // Streams hands out the addresses of streams: exec, attach, port-forward.
 type Streams interface {
@@ -41,7 +55,9 @@ type Images struct {
 	Pinned       []string          // names of images that a kubelet must not remove
 }
 
-func (s Images) scope() store.Scoped { return s.Store.In(store.Scope{Namespace: Namespace}) }
+func (s Images) scope(ctx context.Context) store.Scoped {
+	return s.Store.In(store.Scope{Namespace: namespace(ctx)})
+}
 
 // batch is how many items one message of a streaming list holds.
 const batch = 1000

@@ -7,7 +7,7 @@ import (
 // GetContainerEvents tells each change of pods and containers with the state that
 // the pod had then, until the caller goes.
 func (s Runtime) GetContainerEvents(_ *api.GetEventsRequest, out api.RuntimeService_GetContainerEventsServer) error {
-	l := s.Pods.Listen(Namespace)
+	l := s.Pods.Listen(namespace(out.Context()))
 	defer l.Close()
 	for {
 		all, err := l.Next(out.Context())

@@ -8,7 +8,7 @@ import (
 
 // ExecSync runs a command in a container and answers when it has ended.
 func (s Runtime) ExecSync(ctx context.Context, r *api.ExecSyncRequest) (*api.ExecSyncResponse, error) {
-	stdout, stderr, code, err := s.Pods.ExecSync(ctx, Namespace, r.GetContainerId(), r.GetCmd(), seconds(r.GetTimeout()))
+	stdout, stderr, code, err := s.Pods.ExecSync(ctx, namespace(ctx), r.GetContainerId(), r.GetCmd(), seconds(r.GetTimeout()))
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 
 // ListImages lists the images that this machine can run.
 func (s Images) ListImages(ctx context.Context, r *api.ListImagesRequest) (*api.ListImagesResponse, error) {
-	all, err := s.Images.Select(ctx, s.scope(), r.GetFilter().GetImage().GetImage())
+	all, err := s.Images.Select(ctx, s.scope(ctx), r.GetFilter().GetImage().GetImage())
 	if err != nil {
 		return nil, err
 	}
@@ -26,7 +26,7 @@ func (s Images) ListImages(ctx context.Context, r *api.ListImagesRequest) (*api.
 
 // StreamImages is ListImages for any number of images.
 func (s Images) StreamImages(r *api.StreamImagesRequest, out api.ImageService_StreamImagesServer) error {
-	all, err := s.Images.Select(out.Context(), s.scope(), r.GetFilter().GetImage().GetImage())
+	all, err := s.Images.Select(out.Context(), s.scope(out.Context()), r.GetFilter().GetImage().GetImage())
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func (s Images) ImageStatus(ctx context.Context, r *api.ImageStatusRequest) (*ap
 	if r.GetImage().GetImage() == "" {
 		return nil, errs.New(errs.InvalidArgument, "image status: no image is named")
 	}
-	e, ok, err := s.Images.Lookup(ctx, s.scope(), r.GetImage().GetImage())
+	e, ok, err := s.Images.Lookup(ctx, s.scope(ctx), r.GetImage().GetImage())
 	if err != nil || !ok {
 		return &api.ImageStatusResponse{}, err
 	}
@@ -55,7 +55,7 @@ func (s Images) PullImage(ctx context.Context, r *api.PullImageRequest) (*api.Pu
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.Images.PullForNode(ctx, s.scope(), image.NodePull{
+	e, err := s.Images.PullForNode(ctx, s.scope(ctx), image.NodePull{
 		Ref: r.GetImage().GetImage(), Snapshotter: s.Snapshotters[handlerOf(r)], Credential: c, Server: r.GetAuth().GetServerAddress(), Idle: s.PullIdle,
 		Pinned: s.Pinned,
 	})
@@ -76,7 +76,7 @@ func handlerOf(r *api.PullImageRequest) string {
 // RemoveImage takes an image away with all its names; one that is not there is no
 // error.
 func (s Images) RemoveImage(ctx context.Context, r *api.RemoveImageRequest) (*api.RemoveImageResponse, error) {
-	if err := s.Images.RemoveForNode(ctx, s.scope(), r.GetImage().GetImage()); err != nil {
+	if err := s.Images.RemoveForNode(ctx, s.scope(ctx), r.GetImage().GetImage()); err != nil {
 		return nil, err
 	}
 	return &api.RemoveImageResponse{}, nil
@@ -84,7 +84,7 @@ func (s Images) RemoveImage(ctx context.Context, r *api.RemoveImageRequest) (*ap
 
 // ImageFsInfo tells how much of the disk images and containers take.
 func (s Images) ImageFsInfo(ctx context.Context, _ *api.ImageFsInfoRequest) (*api.ImageFsInfoResponse, error) {
-	all, err := s.Images.Usages(ctx, s.scope())
+	all, err := s.Images.Usages(ctx, s.scope(ctx))
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 
 // RunPodSandbox makes a pod; asked again for the same name it gives the same pod.
 func (s Runtime) RunPodSandbox(ctx context.Context, r *api.RunPodSandboxRequest) (*api.RunPodSandboxResponse, error) {
-	id, err := s.Pods.Run(ctx, Namespace, r.GetConfig(), r.GetRuntimeHandler())
+	id, err := s.Pods.Run(ctx, namespace(ctx), r.GetConfig(), r.GetRuntimeHandler())
 	if err != nil {
 		return nil, err
 	}
@@ -22,7 +22,7 @@ func (s Runtime) RunPodSandbox(ctx context.Context, r *api.RunPodSandboxRequest)
 
 // StopPodSandbox ends all that runs in a pod and gives back its addresses.
 func (s Runtime) StopPodSandbox(ctx context.Context, r *api.StopPodSandboxRequest) (*api.StopPodSandboxResponse, error) {
-	if err := s.Pods.Stop(ctx, Namespace, r.GetPodSandboxId()); err != nil {
+	if err := s.Pods.Stop(ctx, namespace(ctx), r.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
 	return &api.StopPodSandboxResponse{}, nil
@@ -30,7 +30,7 @@ func (s Runtime) StopPodSandbox(ctx context.Context, r *api.StopPodSandboxReques
 
 // RemovePodSandbox takes a pod away, by force if it runs.
 func (s Runtime) RemovePodSandbox(ctx context.Context, r *api.RemovePodSandboxRequest) (*api.RemovePodSandboxResponse, error) {
-	if err := s.Pods.Remove(ctx, Namespace, r.GetPodSandboxId()); err != nil {
+	if err := s.Pods.Remove(ctx, namespace(ctx), r.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
 	return &api.RemovePodSandboxResponse{}, nil
@@ -38,7 +38,7 @@ func (s Runtime) RemovePodSandbox(ctx context.Context, r *api.RemovePodSandboxRe
 
 // PodSandboxStatus tells all about one pod.
 func (s Runtime) PodSandboxStatus(ctx context.Context, r *api.PodSandboxStatusRequest) (*api.PodSandboxStatusResponse, error) {
-	v, err := s.Pods.View(ctx, Namespace, r.GetPodSandboxId(), r.GetVerbose())
+	v, err := s.Pods.View(ctx, namespace(ctx), r.GetPodSandboxId(), r.GetVerbose())
 	if err != nil {
 		return nil, err
 	}
@@ -48,20 +48,20 @@ func (s Runtime) PodSandboxStatus(ctx context.Context, r *api.PodSandboxStatusRe
 }
 
 // ListPodSandbox lists the pods that match.
-func (s Runtime) ListPodSandbox(_ context.Context, r *api.ListPodSandboxRequest) (*api.ListPodSandboxResponse, error) {
-	return &api.ListPodSandboxResponse{Items: listPods(s.Pods.Pods(Namespace), r.GetFilter())}, nil
+func (s Runtime) ListPodSandbox(ctx context.Context, r *api.ListPodSandboxRequest) (*api.ListPodSandboxResponse, error) {
+	return &api.ListPodSandboxResponse{Items: listPods(s.Pods.Pods(namespace(ctx)), r.GetFilter())}, nil
 }
 
 // StreamPodSandboxes is ListPodSandbox for any number of pods.
 func (s Runtime) StreamPodSandboxes(r *api.StreamPodSandboxesRequest, out api.RuntimeService_StreamPodSandboxesServer) error {
-	return inBatches(listPods(s.Pods.Pods(Namespace), r.GetFilter()), func(some []*api.PodSandbox) error {
+	return inBatches(listPods(s.Pods.Pods(namespace(out.Context())), r.GetFilter()), func(some []*api.PodSandbox) error {
 		return out.Send(&api.StreamPodSandboxesResponse{PodSandboxes: some})
 	})
 }
 
 // UpdatePodSandboxResources notes the resources of a pod as a whole.
 func (s Runtime) UpdatePodSandboxResources(ctx context.Context, r *api.UpdatePodSandboxResourcesRequest) (*api.UpdatePodSandboxResourcesResponse, error) {
-	if err := s.Pods.UpdatePod(ctx, Namespace, r.GetPodSandboxId(), r.GetOverhead(), r.GetResources()); err != nil {
+	if err := s.Pods.UpdatePod(ctx, namespace(ctx), r.GetPodSandboxId(), r.GetOverhead(), r.GetResources()); err != nil {
 		return nil, err
 	}
 	return &api.UpdatePodSandboxResourcesResponse{}, nil

@@ -10,7 +10,7 @@ import (
 
 // ContainerStats tells what one container uses now.
 func (s Runtime) ContainerStats(ctx context.Context, r *api.ContainerStatsRequest) (*api.ContainerStatsResponse, error) {
-	st, err := s.Pods.ContainerStats(ctx, Namespace, r.GetContainerId())
+	st, err := s.Pods.ContainerStats(ctx, namespace(ctx), r.GetContainerId())
 	if err != nil {
 		return nil, err
 	}
@@ -23,19 +23,19 @@ func containerSelect(f *api.ContainerStatsFilter) pod.Select {
 
 // ListContainerStats tells what the containers use that match.
 func (s Runtime) ListContainerStats(ctx context.Context, r *api.ListContainerStatsRequest) (*api.ListContainerStatsResponse, error) {
-	return &api.ListContainerStatsResponse{Stats: s.Pods.AllContainerStats(ctx, Namespace, containerSelect(r.GetFilter()))}, nil
+	return &api.ListContainerStatsResponse{Stats: s.Pods.AllContainerStats(ctx, namespace(ctx), containerSelect(r.GetFilter()))}, nil
 }
 
 // StreamContainerStats is ListContainerStats for any number of containers.
 func (s Runtime) StreamContainerStats(r *api.StreamContainerStatsRequest, out api.RuntimeService_StreamContainerStatsServer) error {
-	return inBatches(s.Pods.AllContainerStats(out.Context(), Namespace, containerSelect(r.GetFilter())), func(some []*api.ContainerStats) error {
+	return inBatches(s.Pods.AllContainerStats(out.Context(), namespace(out.Context()), containerSelect(r.GetFilter())), func(some []*api.ContainerStats) error {
 		return out.Send(&api.StreamContainerStatsResponse{ContainerStats: some})
 	})
 }
 
 // PodSandboxStats tells what one pod uses now.
 func (s Runtime) PodSandboxStats(ctx context.Context, r *api.PodSandboxStatsRequest) (*api.PodSandboxStatsResponse, error) {
-	st, err := s.Pods.PodStats(ctx, Namespace, r.GetPodSandboxId())
+	st, err := s.Pods.PodStats(ctx, namespace(ctx), r.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
@@ -45,13 +45,13 @@ func (s Runtime) PodSandboxStats(ctx context.Context, r *api.PodSandboxStatsRequ
 // ListPodSandboxStats tells what the pods use that match.
 func (s Runtime) ListPodSandboxStats(ctx context.Context, r *api.ListPodSandboxStatsRequest) (*api.ListPodSandboxStatsResponse, error) {
 	f := r.GetFilter()
-	return &api.ListPodSandboxStatsResponse{Stats: s.Pods.AllPodStats(ctx, Namespace, pod.Select{ID: f.GetId(), Labels: f.GetLabelSelector()})}, nil
+	return &api.ListPodSandboxStatsResponse{Stats: s.Pods.AllPodStats(ctx, namespace(ctx), pod.Select{ID: f.GetId(), Labels: f.GetLabelSelector()})}, nil
 }
 
 // StreamPodSandboxStats is ListPodSandboxStats for any number of pods.
 func (s Runtime) StreamPodSandboxStats(r *api.StreamPodSandboxStatsRequest, out api.RuntimeService_StreamPodSandboxStatsServer) error {
 	f := r.GetFilter()
-	return inBatches(s.Pods.AllPodStats(out.Context(), Namespace, pod.Select{ID: f.GetId(), Labels: f.GetLabelSelector()}), func(some []*api.PodSandboxStats) error {
+	return inBatches(s.Pods.AllPodStats(out.Context(), namespace(out.Context()), pod.Select{ID: f.GetId(), Labels: f.GetLabelSelector()}), func(some []*api.PodSandboxStats) error {
 		return out.Send(&api.StreamPodSandboxStatsResponse{PodSandboxStats: some})
 	})
 }
@@ -63,12 +63,12 @@ func (s Runtime) ListMetricDescriptors(context.Context, *api.ListMetricDescripto
 
 // ListPodSandboxMetrics reads the metrics of all pods, by cAdvisor's names.
 func (s Runtime) ListPodSandboxMetrics(ctx context.Context, _ *api.ListPodSandboxMetricsRequest) (*api.ListPodSandboxMetricsResponse, error) {
-	return &api.ListPodSandboxMetricsResponse{PodMetrics: s.Pods.Metrics(ctx, Namespace)}, nil
+	return &api.ListPodSandboxMetricsResponse{PodMetrics: s.Pods.Metrics(ctx, namespace(ctx))}, nil
 }
 
 // StreamPodSandboxMetrics is ListPodSandboxMetrics for any number of pods.
 func (s Runtime) StreamPodSandboxMetrics(_ *api.StreamPodSandboxMetricsRequest, out api.RuntimeService_StreamPodSandboxMetricsServer) error {
-	return inBatches(s.Pods.Metrics(out.Context(), Namespace), func(some []*api.PodSandboxMetrics) error {
+	return inBatches(s.Pods.Metrics(out.Context(), namespace(out.Context())), func(some []*api.PodSandboxMetrics) error {
 		return out.Send(&api.StreamPodSandboxMetricsResponse{PodSandboxMetrics: some})
 	})
 }
