@@ -18,6 +18,7 @@ import (
 	"github.com/berthd/berth/engine/pod"
 	"github.com/berthd/berth/engine/podspec"
 	"github.com/berthd/berth/engine/sandbox"
+	"github.com/berthd/berth/host/blockio"
 	"github.com/berthd/berth/host/cni"
 	"github.com/berthd/berth/host/shim"
 	"github.com/berthd/berth/server/cri"
@@ -31,6 +32,9 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	cfg := p.cfg.Plugins.Runtime
 	host, err := podspec.Probe(p.log)
 	if err != nil {
+		return err
+	}
+	if err := p.classes(&host); err != nil {
 		return err
 	}
 	own, err := launcher.Own()
@@ -59,6 +63,23 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	p.plugin("grpc.v1", "cri")
 	p.streams, err = p.newStreams(ctx)
 	return err
+}
+
+// classes are those that containers can be put into by annotations.
+func (p *parts) classes(host *podspec.Host) error {
+	cfg := p.cfg.Plugins.Tasks
+	if cfg.RDT != "" {
+		p.log.Warn("rdt_config_file is not read: classes of RDT are the groups that somebody makes in /sys/fs/resctrl", "file", cfg.RDT)
+	}
+	if cfg.BlockIO == "" {
+		return nil
+	}
+	all, err := blockio.Load(cfg.BlockIO)
+	if err != nil {
+		return err
+	}
+	host.BlockIO = all.Class
+	return nil
 }
 
 func (p *parts) network(owner cni.Owner, dir string, most int) *cni.Networks {

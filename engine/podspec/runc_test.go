@@ -18,6 +18,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/base/id"
+	"github.com/berthd/berth/host/blockio"
 	"github.com/berthd/berth/host/userdb"
 )
 
@@ -199,5 +200,43 @@ func TestRuncReadOnly(t *testing.T) {
 		if !strings.Contains(out, w) {
 			t.Errorf("the container does not say %q:\n%s", w, out)
 		}
+	}
+}
+
+func TestRuncBlockIO(t *testing.T) {
+	b := newBench(t)
+	dev := filepath.Join(t.TempDir(), "disk")
+	found, err := filepath.Glob("/sys/block/*/dev")
+	if err != nil || len(found) == 0 {
+		t.Fatal("this machine has no disk")
+	}
+	text, err := os.ReadFile(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var major, minor uint32
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mknod(dev, unix.S_IFBLK|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "classes.yaml")
+	if err := os.WriteFile(file, []byte("Classes: {slow: [{Devices: ["+dev+"], ThrottleReadBps: 7M}]}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	classes, err := blockio.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.host.BlockIO = classes.Class
+	b.pod.Config.Annotations = map[string]string{domainBlockIO + "container.app": "slow"}
+	b.c.User = userdb.User{}
+	where := "/sys/fs/cgroup/blkio/blkio.throttle.read_bps_device"
+	if b.host.Cgroup2 {
+		where = "/sys/fs/cgroup/io.max"
+	}
+	if out := b.must("cat " + where); !strings.Contains(out, fmt.Sprintf("%d:%d ", major, minor)) || !strings.Contains(out, "7000000") {
+		t.Errorf("the cgroup says %q", out)
 	}
 }

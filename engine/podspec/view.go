@@ -71,7 +71,7 @@ func NRIContainer(s *specs.Spec, st NRIState) *api.Container {
 	out.Linux = &api.LinuxContainer{
 		Namespaces: api.FromOCILinuxNamespaces(s.Linux.Namespaces), Devices: api.FromOCILinuxDevices(s.Linux.Devices),
 		Resources: api.FromOCILinuxResources(s.Linux.Resources, nil), CgroupsPath: s.Linux.CgroupsPath, Sysctl: maps.Clone(s.Linux.Sysctl),
-		NetDevices: api.FromOCILinuxNetDevices(s.Linux.NetDevices),
+		NetDevices:     api.FromOCILinuxNetDevices(s.Linux.NetDevices),
 		SeccompProfile: seccompView(st), IoPriority: api.FromOCILinuxIOPriority(s.Process.IOPriority), Scheduler: api.FromOCILinuxScheduler(s.Process.Scheduler),
 	}
 	if s.Linux.Seccomp != nil {
