@@ -81,7 +81,7 @@ type Berth struct {
 	Shim            string   `toml:"shim" comment:"Path of berth-shim; empty: beside berth, else on PATH."`
 	GCInterval      Duration `toml:"gc_interval" comment:"Garbage is collected at least this often, for leases and labels that expire."`
 	CredentialFiles []string `toml:"credential_files" comment:"docker config.json or containers auth.json files, asked in order when a pull brings no credential of its own."`
-	BuiltinCNI      bool     `toml:"builtin_cni" comment:"Do in this process what the stock CNI plugins bridge, host-local, portmap and loopback do, where a network's configuration has nothing else in it."`
+	BuiltinCNI      bool     `toml:"builtin_cni" comment:"Do in this process what the stock CNI plugins bridge, ptp, host-local, portmap and loopback do, where a network's configuration has nothing else in it."`
 	CNIGCInterval   Duration `toml:"cni_gc_interval" comment:"How often CNI plugins are told which attachments are alive, so that leaked addresses come back; 0: only at start."`
 }
 

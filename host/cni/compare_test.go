@@ -22,6 +22,7 @@ var cases = []struct {
 	name, list string
 	request    Request
 	fails      bool
+	program    bool // one of its plugins is always a program
 }{
 	{name: "plain", list: `{"type":"bridge","bridge":"nebr0","ipam":{"type":"host-local","dataDir":"DATA","subnet":"10.103.1.0/24"}}`},
 	{name: "gateway", list: `{"type":"bridge","bridge":"nebr0","isDefaultGateway":true,"hairpinMode":true,"mtu":1400,"dns":{"nameservers":["10.103.1.1"],"search":["a.b"]},
@@ -41,6 +42,11 @@ var cases = []struct {
 	{name: "asked", list: `{"type":"bridge","bridge":"nebr0","enabledad":true,"capabilities":{"ips":true,"mac":true},"ipam":{"type":"host-local","dataDir":"DATA","ranges":[[{"subnet":"10.103.1.0/24","gateway":"10.103.1.254"}]]}}`,
 		request: Request{Networks: []Wanted{{Name: "net", IfName: "x1", IPs: []string{"10.103.1.77"}, MAC: "02:00:00:00:00:77"}}}},
 	{name: "two of a family", list: `{"type":"bridge","bridge":"nebr0","ipam":{"type":"host-local","dataDir":"DATA","ranges":[[{"subnet":"10.103.1.0/24"}],[{"subnet":"10.103.2.0/24"},{"subnet":"10.103.3.0/24"}]]}}`},
+	{name: "point to point", list: `{"type":"ptp","ipMasq":true,"mtu":1450,"dns":{"nameservers":["10.103.1.1"]},
+		"ipam":{"type":"host-local","dataDir":"DATA","ranges":[[{"subnet":"10.103.1.0/24"}],[{"subnet":"fd00:103::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}},
+		{"type":"portmap","capabilities":{"portMappings":true}},{"type":"bandwidth","capabilities":{"bandwidth":true}}`, request: Request{Ports: []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}}},
+	{name: "limits", list: `{"type":"bridge","bridge":"nebr0","ipam":{"type":"host-local","dataDir":"DATA","subnet":"10.103.1.0/24"}},{"type":"bandwidth","capabilities":{"bandwidth":true}}`,
+		request: Request{Bandwidth: &Bandwidth{Ingress: 10e6, Egress: 20e6}}, program: true},
 	{name: "loopback", list: `{"type":"loopback"}`},
 	{name: "asked for the gateway", fails: true, list: `{"type":"bridge","bridge":"nebr0","capabilities":{"ips":true},"ipam":{"type":"host-local","dataDir":"DATA","ranges":[[{"subnet":"10.103.1.0/24"}]]}}`,
 		request: Request{Networks: []Wanted{{Name: "net", IPs: []string{"10.103.1.1"}}}}},
@@ -57,8 +63,8 @@ func seventeen() []PortMapping {
 }
 
 // sides are one world in which programs run and one in which this process does it.
-func sides(t *testing.T, list string) (programs, builtin *world) {
-	programs, builtin = newWorld(t, Config{}), newWorld(t, Config{Builtin: true, BinDirs: []string{tools(t), "/nowhere"}})
+func sides(t *testing.T, list string, dirs ...string) (programs, builtin *world) {
+	programs, builtin = newWorld(t, Config{}), newWorld(t, Config{Builtin: true, BinDirs: append([]string{"/nowhere"}, dirs...)})
 	for _, w := range []*world{programs, builtin} {
 		w.write("1.conflist", `{"cniVersion":"1.0.0","name":"net","plugins":[`+list+`]}`)
 	}
@@ -68,7 +74,11 @@ func sides(t *testing.T, list string) (programs, builtin *world) {
 func TestSameAsThePrograms(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			a, b := sides(t, c.list)
+			var dirs []string
+			if c.program {
+				dirs = append(dirs, tools(t))
+			}
+			a, b := sides(t, c.list, dirs...)
 			var done [2][]Result
 			for i, w := range []*world{a, b} {
 				for _, id := range []string{"pod-one", "pod-two"} {

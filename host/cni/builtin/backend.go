@@ -63,9 +63,12 @@ func isNFT(path string) bool {
 }
 
 // chainName is how the plugins name a pod's chain: 28 characters.
-func chainName(prefix, network, id string) string {
+func chainName(prefix, network, id string) string { return hashed("CNI-"+prefix, network, id, 28) }
+
+// hashed is how the plugins name what belongs to a pod on a network.
+func hashed(prefix, network, id string, length int) string {
 	sum := sha512.Sum512([]byte(network + id))
-	return ("CNI-" + prefix + hex.EncodeToString(sum[:]))[:28]
+	return (prefix + hex.EncodeToString(sum[:]))[:length]
 }
 
 // masquerade makes traffic that leaves a pod's network look like the host's:

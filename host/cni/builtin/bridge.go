@@ -16,25 +16,30 @@ import (
 	"github.com/berthd/berth/base/failpoint"
 )
 
-// bridgeConf is the bridge plugin's configuration, as far as it is known here.
-type bridgeConf struct {
+// linkConf is what the configurations of plugins that make a veth have in common.
+type linkConf struct {
 	head
-	Bridge        string `json:"bridge"`
-	IsGW          bool   `json:"isGateway"`
-	IsDefaultGW   bool   `json:"isDefaultGateway"`
-	ForceAddress  bool   `json:"forceAddress"`
 	IPMasq        bool   `json:"ipMasq"`
 	IPMasqBackend string `json:"ipMasqBackend"`
 	MTU           int    `json:"mtu"`
-	Hairpin       bool   `json:"hairpinMode"`
-	Promisc       bool   `json:"promiscMode"`
-	DAD           bool   `json:"enabledad"`
 	IPAM          struct {
 		Type string `json:"type"`
 	} `json:"ipam"`
 	Runtime struct {
 		MAC string `json:"mac"`
 	} `json:"runtimeConfig"`
+}
+
+// bridgeConf is the bridge plugin's configuration, as far as it is known here.
+type bridgeConf struct {
+	linkConf
+	Bridge       string `json:"bridge"`
+	IsGW         bool   `json:"isGateway"`
+	IsDefaultGW  bool   `json:"isDefaultGateway"`
+	ForceAddress bool   `json:"forceAddress"`
+	Hairpin      bool   `json:"hairpinMode"`
+	Promisc      bool   `json:"promiscMode"`
+	DAD          bool   `json:"enabledad"`
 }
 
 func readBridge(c Call) (*bridgeConf, error) {
@@ -73,7 +78,7 @@ func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, er
 	defer func() {
 		if err != nil {
 			undo := context.WithoutCancel(ctx)
-			err = errors.Join(err, p.undoBridge(undo, c, conf, nil, addresses(got)))
+			err = errors.Join(err, p.undo(undo, c, &conf.linkConf, nil, addresses(got)))
 		}
 	}()
 	br, err := p.bridges.get(host, conf)
@@ -82,13 +87,13 @@ func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, er
 	}
 	r = &types100.Result{CNIVersion: types100.ImplementedSpecVersion, IPs: got.IPs, Routes: got.Routes, DNS: got.DNS}
 	gateways := conf.gateways(r)
-	veth, err := host.veth(c, conf, br)
+	veth, err := host.joined(c, conf, br)
 	if err != nil {
 		return nil, err
 	}
 	failpoint.Here("cni.veth.made")
 	r.Interfaces = []*types100.Interface{{Name: conf.Bridge}, {Name: veth.Attrs().Name}, {Name: c.IfName, Sandbox: c.NetNS}}
-	if r.Interfaces[2].Mac, err = configure(c, conf, r); err != nil {
+	if r.Interfaces[2].Mac, err = configure(c, r, conf.before(c.IfName), nil); err != nil {
 		return nil, err
 	}
 	if conf.IsGW {
@@ -109,10 +114,31 @@ func (p *Plugins) addBridge(ctx context.Context, c Call) (r *types100.Result, er
 	if r.Interfaces[0].Mac, err = host.mac(conf.Bridge); err != nil {
 		return nil, err
 	}
-	if d := conf.DNS; d.Nameservers != nil || d.Search != nil || d.Options != nil || d.Domain != "" {
-		r.DNS = d
-	}
+	r.DNS = conf.dns(r.DNS)
 	return r, nil
+}
+
+// dns is the configuration's, if it has any, else the address plugin's.
+func (h head) dns(or types.DNS) types.DNS {
+	if d := h.DNS; d.Nameservers != nil || d.Search != nil || d.Options != nil || d.Domain != "" {
+		return d
+	}
+	return or
+}
+
+// before sets what must be set before the interface gets an address. It is not there
+// without IPv6, or in old kernels; the program does not mind either.
+func (conf *bridgeConf) before(ifName string) func(*side) error {
+	return func(*side) error {
+		dad := "0"
+		if conf.DAD {
+			dad = "1"
+			_ = sysctl("1", "ipv6", "conf", ifName, "enhanced_dad")
+		}
+		_ = sysctl(dad, "ipv6", "conf", ifName, "accept_dad")
+		_ = sysctl("1", "ipv4", "conf", ifName, "arp_notify")
+		return nil
+	}
 }
 
 // gateways completes the result: the gateway of each address, and the default routes
@@ -160,6 +186,12 @@ func (p *Plugins) delBridge(ctx context.Context, c Call) error {
 	if err != nil {
 		return err
 	}
+	return p.del(ctx, c, &conf.linkConf, conf.Bridge)
+}
+
+// del undoes a link by what the ADD's result says of it. Of the host's interfaces
+// there the first that is not the bridge is the link's end.
+func (p *Plugins) del(ctx context.Context, c Call, conf *linkConf, bridge string) error {
 	prev, err := conf.previous()
 	if err != nil {
 		return err
@@ -167,18 +199,18 @@ func (p *Plugins) delBridge(ctx context.Context, c Call) error {
 	var end *types100.Interface
 	if prev != nil {
 		for _, i := range prev.Interfaces {
-			if i.Sandbox == "" && i.Name != conf.Bridge {
+			if i.Sandbox == "" && i.Name != bridge && end == nil {
 				end = i
 			}
 		}
 	}
-	return p.undoBridge(ctx, c, conf, end, addresses(prev))
+	return p.undo(ctx, c, conf, end, addresses(prev))
 }
 
-// undoBridge takes the link away, then the rules, which may be there also when the
+// undo takes the link away, then the rules, which may be there also when the
 // namespace is gone, and last frees the addresses: so none is given anew that still
 // answers. end is the host's end of the link, if that is known.
-func (p *Plugins) undoBridge(ctx context.Context, c Call, conf *bridgeConf, end *types100.Interface, given []netip.Addr) error {
+func (p *Plugins) undo(ctx context.Context, c Call, conf *linkConf, end *types100.Interface, given []netip.Addr) error {
 	if end != nil && (c.Ending || c.NetNS == "") {
 		if err := cut(end); err != nil {
 			return err
@@ -197,8 +229,8 @@ func (p *Plugins) undoBridge(ctx context.Context, c Call, conf *bridgeConf, end 
 	return p.release(ctx, c, given)
 }
 
-// macOf reads the address that the runtime wants the interface to have.
-func (conf *bridgeConf) mac() (net.HardwareAddr, error) {
+// mac reads the address that the runtime wants the interface to have.
+func (conf *linkConf) mac() (net.HardwareAddr, error) {
 	if conf.Runtime.MAC == "" {
 		return nil, nil
 	}

@@ -1,5 +1,5 @@
 // Package builtin does in this process what the stock CNI plugins loopback, bridge,
-// host-local and portmap do, by netlink instead of by programs: with the same results,
+// ptp, host-local and portmap do, and bandwidth where there is no limit, by netlink instead of by programs: with the same results,
 // files, links and rules, so that the program can undo what this package did and this
 // package what the program did. decisions/0010-builtin-cni.md says how far that goes.
 //
@@ -61,6 +61,11 @@ func (p *Plugins) Can(c Call) bool {
 	case "bridge":
 		conf, err := readBridge(c)
 		return known(c.Conf, bridgeKeys) && err == nil && conf.IPAM.Type == "host-local" && (!conf.IPMasq || p.rules.usable(conf.IPMasqBackend))
+	case "ptp":
+		conf, err := readPTP(c)
+		return known(c.Conf, ptpKeys) && err == nil && conf.IPAM.Type == "host-local" && (!conf.IPMasq || p.rules.usable(conf.IPMasqBackend))
+	case "bandwidth":
+		return known(c.Conf, bandwidthKeys) && (c.Verb != "ADD" || unlimited(c))
 	case "portmap":
 		conf, err := readPortmap(c)
 		return known(c.Conf, portmapKeys) && err == nil && (len(conf.Runtime.Ports) == 0 || p.rules.usable(conf.Backend))
@@ -86,6 +91,14 @@ func (p *Plugins) Do(ctx context.Context, c Call) ([]byte, error) {
 		r, err = p.addBridge(ctx, c)
 	case "bridge DEL":
 		err = p.delBridge(ctx, c)
+	case "ptp ADD":
+		r, err = p.addPTP(ctx, c)
+	case "ptp DEL":
+		err = p.delPTP(ctx, c)
+	case "bandwidth ADD":
+		r, err = passOn(c)
+	case "bandwidth DEL":
+		err = deleteIFB(c)
 	case "portmap ADD":
 		r, err = p.addPorts(ctx, c)
 	case "portmap DEL":

@@ -29,7 +29,9 @@ var (
 		"bridge": nil, "isGateway": nil, "isDefaultGateway": nil, "forceAddress": nil, "ipMasq": nil, "ipMasqBackend": nil, "mtu": nil,
 		"hairpinMode": nil, "promiscMode": nil, "enabledad": nil, "ipam": ipamKeys, "runtimeConfig": shape{"ips": nil, "mac": nil},
 	})
-	portmapKeys = with(headKeys, shape{"backend": nil, "snat": nil, "masqAll": nil, "markMasqBit": nil, "runtimeConfig": shape{"portMappings": list{shape{
+	ptpKeys       = with(headKeys, shape{"ipMasq": nil, "ipMasqBackend": nil, "mtu": nil, "ipam": ipamKeys, "runtimeConfig": shape{"ips": nil}})
+	bandwidthKeys = with(headKeys, shape{"runtimeConfig": shape{"bandwidth": nil}})
+	portmapKeys   = with(headKeys, shape{"backend": nil, "snat": nil, "masqAll": nil, "markMasqBit": nil, "runtimeConfig": shape{"portMappings": list{shape{
 		"hostPort": nil, "containerPort": nil, "protocol": nil, "hostIP": nil,
 	}}}})
 )

@@ -148,15 +148,29 @@ func (s *side) makeBridge(conf *bridgeConf) (int, error) {
 	return l.Attrs().Index, nil
 }
 
-// veth makes a pair and returns the host's end: one end has the pod's name for it, in
-// the pod's namespace, the other is in the bridge, up. One queue each way is all that
-// a veth uses; being told so at once, the kernel need not take the others away, for
-// which it stops the world.
-func (s *side) veth(c Call, conf *bridgeConf, br netlink.Link) (netlink.Link, error) {
+// joined makes a pair whose host end is in the bridge.
+func (s *side) joined(c Call, conf *bridgeConf, br netlink.Link) (netlink.Link, error) {
 	mac, err := conf.mac()
 	if err != nil {
 		return nil, fmt.Errorf("address of the interface: %w", err)
 	}
+	l, err := s.veth(c, conf.MTU, br.Attrs().Index, mac)
+	if err != nil {
+		return nil, err
+	}
+	if conf.Hairpin {
+		if err := s.LinkSetHairpin(l, true); err != nil {
+			return nil, fmt.Errorf("set hairpin mode of %s: %w", l.Attrs().Name, err)
+		}
+	}
+	return l, nil
+}
+
+// veth makes a pair and returns the host's end, which is up: the other end has the
+// pod's name for it, in the pod's namespace. One queue each way is all that a veth
+// uses; being told so at once, the kernel need not take the others away, for which it
+// stops the world.
+func (s *side) veth(c Call, mtu, master int, mac net.HardwareAddr) (netlink.Link, error) {
 	ns, err := os.Open(c.NetNS)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
@@ -165,7 +179,7 @@ func (s *side) veth(c Call, conf *bridgeConf, br netlink.Link) (netlink.Link, er
 	name, index := "", 0
 	for range 10 { // until the name is free
 		name = randomName()
-		err = newVeth(end{name: name, mtu: conf.MTU, master: br.Attrs().Index, up: true}, end{name: c.IfName, mtu: conf.MTU, queue: 1000, mac: mac, ns: ns})
+		err = newVeth(end{name: name, mtu: mtu, master: master, up: true}, end{name: c.IfName, mtu: mtu, queue: 1000, mac: mac, ns: ns})
 		if !errors.Is(err, unix.EEXIST) {
 			break
 		}
@@ -180,13 +194,7 @@ func (s *side) veth(c Call, conf *bridgeConf, br netlink.Link) (netlink.Link, er
 	if index, err = s.index(name); err != nil {
 		return nil, err
 	}
-	l := numbered(name, index)
-	if conf.Hairpin {
-		if err := s.LinkSetHairpin(l, true); err != nil {
-			return nil, fmt.Errorf("set hairpin mode of %s: %w", name, err)
-		}
-	}
-	return l, nil
+	return numbered(name, index), nil
 }
 
 // end is one end of a new veth pair.
@@ -256,8 +264,9 @@ func randomName() string {
 	return "veth" + hex.EncodeToString(b)
 }
 
-// configure sets up the pod's end and returns its hardware address.
-func configure(c Call, conf *bridgeConf, r *types100.Result) (mac string, err error) {
+// configure sets up the pod's end and returns its hardware address. before and after
+// are a plugin's own part, in the pod's namespace; they may be nil.
+func configure(c Call, r *types100.Result, before func(*side) error, after func(*side, netlink.Link) error) (mac string, err error) {
 	err = inPod(c.NetNS, func(pod *side) error {
 		index, err := pod.index(c.IfName)
 		if err != nil {
@@ -267,14 +276,11 @@ func configure(c Call, conf *bridgeConf, r *types100.Result) (mac string, err er
 			return err
 		}
 		l := numbered(c.IfName, index)
-		// Not there without IPv6, or in old kernels; the plugin does not mind either.
-		if conf.DAD {
-			_ = sysctl("1", "ipv6", "conf", c.IfName, "enhanced_dad")
-			_ = sysctl("1", "ipv6", "conf", c.IfName, "accept_dad")
-		} else {
-			_ = sysctl("0", "ipv6", "conf", c.IfName, "accept_dad")
+		if before != nil {
+			if err := before(pod); err != nil {
+				return err
+			}
 		}
-		_ = sysctl("1", "ipv4", "conf", c.IfName, "arp_notify")
 		if err := addAddresses(pod, l, c.IfName, r); err != nil {
 			return err
 		}
@@ -286,7 +292,10 @@ func configure(c Call, conf *bridgeConf, r *types100.Result) (mac string, err er
 				return err
 			}
 		}
-		return addRoutes(pod, l, r)
+		if err := addRoutes(pod, l, r); err != nil || after == nil {
+			return err
+		}
+		return after(pod, l)
 	})
 	return mac, err
 }
@@ -369,13 +378,21 @@ func (s *side) gateways(br netlink.Link, all []net.IPNet, force bool) error {
 		if err := s.gateway(br, gw, force); err != nil {
 			return err
 		}
-		name := []string{"ipv4", "ip_forward"}
-		if gw.IP.To4() == nil {
-			name = []string{"ipv6", "conf", "all", "forwarding"}
+		if err := forward(gw.IP); err != nil {
+			return err
 		}
-		if err := sysctl("1", name...); err != nil {
-			return fmt.Errorf("enable forwarding: %w", err)
-		}
+	}
+	return nil
+}
+
+// forward makes the host forward packets of the address's family.
+func forward(ip net.IP) error {
+	name := []string{"ipv4", "ip_forward"}
+	if ip.To4() == nil {
+		name = []string{"ipv6", "conf", "all", "forwarding"}
+	}
+	if err := sysctl("1", name...); err != nil {
+		return fmt.Errorf("enable forwarding: %w", err)
 	}
 	return nil
 }
