@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -48,7 +49,8 @@ Containers go on when the daemon stops, and are found again when it starts.`,
 			for _, d := range cfg.Deprecations {
 				log.Warn("configuration", "deprecated", d.Message)
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			// The command line ends on SIGHUP; a daemon reads its configuration again.
+			ctx, stop := signal.NotifyContext(context.WithoutCancel(cmd.Context()), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			return Run(ctx, Setup{Config: cfg, Load: load, Log: log, Level: &level})
 		},

@@ -94,7 +94,9 @@ func Run(ctx context.Context, s Setup) error {
 		tcp = p.register(cfg.Plugins.TCP.MaxRecv, cfg.Plugins.TCP.MaxSend, open.trust)
 		serve("serve "+cfg.Plugins.TCP.Address, func() error { return tcp.Serve(open.tcp) })
 	}
-	serve("serve exec, attach and port-forward", p.streams.Serve)
+	if p.streams != nil { // the CRI is not disabled
+		serve("serve exec, attach and port-forward", p.streams.Serve)
+	}
 	if l := open.metrics; l != nil {
 		serve("serve metrics", func() error { return serveHTTP(run, l, debug.Metrics(p.debugging())) })
 	}
@@ -114,7 +116,10 @@ func Run(ctx context.Context, s Setup) error {
 	p.endWaits(errs.New(errs.Unavailable, "the daemon is stopping"))
 	stopAPI(api)
 	tcp.Stop()
-	err = errors.Join(shims.Close(), p.streams.Close())
+	err = shims.Close()
+	if p.streams != nil {
+		err = errors.Join(err, p.streams.Close())
+	}
 	wg.Wait()
 	err = errors.Join(err, p.close())
 	if cause := context.Cause(run); !errors.Is(cause, context.Canceled) {

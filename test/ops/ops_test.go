@@ -92,7 +92,7 @@ typo = 1
 	write(t, file, text, "", "info", debug)
 	systemd := notices(t, filepath.Join(l.Dir, "notify"))
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(l.Dir, "notify"))
-	t.Setenv("WATCHDOG_USEC", "200000")
+	t.Setenv("WATCHDOG_USEC", "2000000")
 	d := l.Daemon("--config", file)
 	expect(t, systemd, "READY=1")
 	expect(t, systemd, "WATCHDOG=1")
@@ -144,6 +144,9 @@ typo = 1
 		d.MustCtr("version")
 	})
 	d.Stop(t)
+	if code := d.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("exit status %d\n%s", code, d.Log)
+	}
 	expect(t, systemd, "STOPPING=1")
 }
 
