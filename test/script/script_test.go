@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,29 +18,58 @@ import (
 	"github.com/berthd/berth/test/lab"
 )
 
+// TestMain makes the programs of pty_test.go known to the sessions.
+func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"pty": pty}) }
+
 func TestScripts(t *testing.T) {
+	var files []string
+	for _, f := range sessions(t, "*.txt") {
+		if !strings.HasPrefix(filepath.Base(f), "ctr-") { // TestCtr runs those, with each ctr
+			files = append(files, f)
+		}
+	}
 	l := lab.New(t)
+	testscript.Run(t, params(t, l, registry(t, l), files))
+}
+
+func sessions(t *testing.T, glob string) []string {
+	t.Helper()
+	files, err := filepath.Glob("testdata/" + glob)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no sessions %s: %v", glob, err)
+	}
+	return files
+}
+
+// registry starts a registry with the images of the sessions.
+func registry(t *testing.T, l *lab.Lab) *lab.Registry {
+	t.Helper()
 	reg := l.Registry()
 	images(t, l, reg.Host)
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	return reg
+}
+
+// params are how sessions run: each with a daemon of its own. vars go into each
+// session's environment.
+func params(t *testing.T, l *lab.Lab, reg *lab.Registry, files []string, vars ...string) testscript.Params {
+	t.Helper()
+	return testscript.Params{
+		Files:               files,
 		RequireExplicitExec: true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "shows": shows, "take": take, "fails": fails},
 		Setup: func(env *testscript.Env) error {
 			sub := &lab.Lab{T: inScript{env.T().(testing.TB), env}, Dir: env.WorkDir, Bin: l.Bin}
 			if err := os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755); err != nil {
 				return err
 			}
 			d := sub.Daemon()
-			for _, kv := range d.Environ() {
+			for _, kv := range slices.Concat(d.Environ(), []string{"REGISTRY=" + reg.Host, "BUSYBOX=" + reg.Host + "/library/busybox:latest"}, vars) {
 				k, v, _ := strings.Cut(kv, "=")
 				env.Setenv(k, v)
 			}
-			env.Setenv("REGISTRY", reg.Host)
-			env.Setenv("BUSYBOX", reg.Host+"/library/busybox:latest")
 			return nil
 		},
-	})
+	}
 }
 
 // inScript is a session's test: what is to be cleaned up goes before the session's
