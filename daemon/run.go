@@ -17,6 +17,7 @@ import (
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
+	sandboxapi "github.com/containerd/containerd/api/services/sandbox/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -68,6 +69,9 @@ func Run(ctx context.Context, s Setup) error {
 	open, err := p.sockets()
 	if err != nil {
 		return errors.Join(err, p.close())
+	}
+	if err := p.boxes.Adopt(ctx); err != nil {
+		return errors.Join(err, open.close(), p.close())
 	}
 	ends, err := p.recoverPods(ctx)
 	if err != nil {
@@ -156,12 +160,14 @@ func (p *parts) register(recv, send int, creds credentials.TransportCredentials)
 	snapshotsapi.RegisterSnapshotsServer(s, containerd.Snapshots{Store: p.store, GC: p.collect})
 	tasksapi.RegisterTasksServer(s, containerd.Tasks{Store: p.store, Tasks: p.tasks})
 	eventsapi.RegisterEventsServer(s, containerd.Events{Exchange: p.exchange})
-	introspectionapi.RegisterIntrospectionServer(s, containerd.Introspection{UUID: p.uuid, Parts: p.plugins, Warnings: p.warnings})
+	introspectionapi.RegisterIntrospectionServer(s, containerd.Introspection{UUID: p.uuid, Parts: p.plugins, Warnings: p.warnings, Runtime: p.runtimeInfo})
 	versionapi.RegisterVersionServer(s, containerd.Version{Text: Version, Revision: Revision})
 	diffapi.RegisterDiffServer(s, containerd.Diff{Store: p.store, Images: p.images})
 	streams := containerd.NewStreams()
 	streamingapi.RegisterStreamingServer(s, streams)
 	transferapi.RegisterTransferServer(s, containerd.Transfer{Store: p.store, Images: p.images, Streams: streams})
+	sandboxapi.RegisterStoreServer(s, containerd.Sandboxes{Store: p.store, GC: p.collect})
+	sandboxapi.RegisterControllerServer(s, containerd.Controllers{Store: p.store, Boxes: p.boxes})
 	p.registerCRI(s)
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	return s

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/berthd/berth/engine/image/registry"
 	"github.com/berthd/berth/engine/pod"
 	"github.com/berthd/berth/engine/restart"
+	"github.com/berthd/berth/engine/sandbox"
 	"github.com/berthd/berth/engine/task"
 	"github.com/berthd/berth/host/cni"
 	"github.com/berthd/berth/host/nri"
@@ -46,7 +46,9 @@ type parts struct {
 	collect  *gc.Collector
 	registry *registry.Client
 	images   *image.Images
+	launcher *shim.Launcher
 	shims    *task.Shims
+	boxes    *sandbox.Boxes
 	tasks    *task.Tasks
 	networks []*cni.Networks // everybody's, then those of runtime handlers
 	pods     *pod.Pods
@@ -78,6 +80,8 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	for _, d := range cfg.Deprecations {
 		p.warnings = append(p.warnings, containerd.Warning{ID: d.ID, Message: d.Message, Last: time.Now()})
 	}
+	// `ctr install` puts programs there; shims and runtimes inherit the daemon's PATH.
+	p.plugin("internal.v1", "opt").Exports = map[string]string{"path": cfg.Plugins.Opt.Path}
 	p.exchange = event.New()
 	p.plugin("event.v1", "exchange")
 
@@ -119,8 +123,11 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	})
 	p.plugin("transfer.v1", "local")
 	p.plugin("image-verifier.v1", "bindir")
+	p.plugin("differ.v1", "walking")
+	p.plugin("streaming.v1", "manager")
+	p.plugin("warning.v1", "deprecations")
 
-	launcher, err := shim.NewLauncher(shim.Config{
+	p.launcher, err = shim.NewLauncher(shim.Config{
 		GRPCAddress: cfg.Plugins.GRPC.Address, TTRPCAddress: cfg.TTRPCAddress(), SocketDir: socketDir(cfg), OwnBinary: cfg.Berth.Shim,
 		Env: cfg.Plugins.Shim.Env, Debug: cfg.Debug.Level == "debug" || cfg.Debug.Level == "trace", Version: Version, Log: log,
 	})
@@ -129,9 +136,15 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	}
 	p.shims = task.NewShims()
 	p.plugin("shim.v1", "manager")
-	p.tasks = task.New(ctx, task.Config{State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: launcher, Shims: p.shims, Log: log})
+	p.boxes = sandbox.NewBoxes(ctx, sandbox.BoxConfig{State: cfg.State, Store: p.store, Exchange: p.exchange, Launcher: p.launcher, Shims: p.shims, Log: log})
+	p.plugin("sandbox.store.v1", "local")
+	p.plugin("sandbox.controller.v1", sandbox.Controller)
+	p.tasks = task.New(ctx, task.Config{
+		State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: p.launcher, Shims: p.shims, Sandbox: p.boxes.Shim, Log: log,
+	})
+	p.plugin("monitor.task.v1", "cgroups")
 	p.plugin("runtime.v2", "task").Exports = map[string]string{"root": cfg.Root, "state": cfg.State, "log-uri-schemes": "fifo,binary,binary-v2,file"}
-	if err := p.wirePods(ctx, launcher); err != nil {
+	if err := p.wirePods(ctx, p.launcher); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 
@@ -144,6 +157,7 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	})
 	p.plugin("monitor.container.v1", "restart").Capabilities = restart.Policies
 
+	p.services()
 	if p.uuid, err = p.store.Meta(ctx, "uuid", uuid); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
@@ -219,13 +233,6 @@ func or(s, def string) string {
 	return s
 }
 
-// plugin adds a part to the list that the API shows. The prefix of all types is
-// containerd's.
-func (p *parts) plugin(typ, name string) *containerd.Plugin {
-	p.plugins = append(p.plugins, containerd.Plugin{Type: "io.containerd." + typ, ID: name, Platforms: []string{"linux/" + runtime.GOARCH}})
-	return &p.plugins[len(p.plugins)-1]
-}
-
 func (p *parts) close() error {
 	p.endWaits(nil)
 	var all []error
@@ -237,7 +244,7 @@ func (p *parts) close() error {
 		all = append(all, p.pods.Close())
 	}
 	if p.tasks != nil {
-		all = append(all, p.shims.Close(), p.tasks.Close())
+		all = append(all, p.shims.Close(), p.boxes.Close(), p.tasks.Close())
 	}
 	return errors.Join(append(all, p.store.Close())...)
 }

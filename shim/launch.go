@@ -45,7 +45,7 @@ func (f *flags) start() error {
 		return err
 	}
 	spec, err := readSpec(bundle)
-	if err != nil {
+	if errs.Ignore(err, os.ErrNotExist) != nil { // a sandbox may have none
 		return err
 	}
 	path := socketPath(params.SocketDir, params.GRPCAddress, f.namespace, spec.group(f.id))

@@ -10,9 +10,10 @@ import (
 
 // The services. The messages of the two task services are the same.
 const (
-	taskV2     = "containerd.task.v2.Task"
-	taskV3     = "containerd.task.v3.Task"
-	ownService = "berth.shim.v1.Shim"
+	taskV2         = "containerd.task.v2.Task"
+	taskV3         = "containerd.task.v3.Task"
+	sandboxService = "containerd.runtime.sandbox.v1.Sandbox"
+	ownService     = "berth.shim.v1.Shim"
 )
 
 // find returns the handler of a method, nil if there is none.
@@ -23,6 +24,8 @@ func (s *Shim) find(service, method string) ttrpc.Handler {
 			return h
 		}
 		return s.findTask(method)
+	case sandboxService:
+		return s.findSandbox(method)
 	case ownService:
 		return s.findOwn(method)
 	}

@@ -47,6 +47,7 @@ type Shim struct {
 
 	mu         sync.Mutex
 	containers map[string]*container
+	sandbox    *sandbox    // nil if this shim holds none
 	served     bool        // has had a container
 	conns      int         // clients that are connected
 	lonely     *time.Timer // runs while there is neither a container nor a client
@@ -174,7 +175,7 @@ func (s *Shim) edge(_, conns int) {
 
 // watchLoneliness starts or stops the clock; s.mu is held.
 func (s *Shim) watchLoneliness() {
-	alone := s.conns == 0 && len(s.containers) == 0
+	alone := s.conns == 0 && len(s.containers) == 0 && (s.sandbox == nil || !s.bundleThere())
 	switch {
 	case !alone && s.lonely != nil:
 		s.lonely.Stop()

@@ -291,7 +291,8 @@ func (s *Shim) closeIO(r *wire.CloseIO) error {
 	return s.withStdio(r.Process, func(p *process) error { p.stdio.CloseStdin(); return nil })
 }
 
-// shutdown ends the shim if it has no containers; with now it ends them first.
+// shutdown ends the shim if it has no containers and holds no sandbox; with now it
+// ends the containers first.
 func (s *Shim) shutdown(ctx context.Context, r *wire.Shutdown) error {
 	if r.Now {
 		for _, c := range s.all() {
@@ -302,7 +303,7 @@ func (s *Shim) shutdown(ctx context.Context, r *wire.Shutdown) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.containers) == 0 {
+	if len(s.containers) == 0 && s.sandbox == nil {
 		s.endOnce()
 	}
 	return nil

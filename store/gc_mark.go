@@ -31,18 +31,35 @@ var resourceNodes = map[string]nodeType{
 	ResourceContent: nodeContent, ResourceIngest: nodeIngest, ResourceImage: nodeImage, ResourceSnapshot: nodeSnapshot,
 }
 
-// touchSet remembers, while a collection runs, what transactions made, changed or
-// pointed to: none of that may be collected, whatever the mark saw before.
+// touchSet remembers, while a collection runs or is to come, what transactions made,
+// changed or pointed to: none of that may be collected, whatever the mark sees.
 type touchSet struct {
 	sync.Mutex
 	active bool
 	nodes  map[node]bool
+	starts int
 }
 
 func (t *touchSet) start() {
 	t.Lock()
 	defer t.Unlock()
 	t.active, t.nodes = true, map[node]bool{}
+	t.starts++
+}
+
+// stopAt stops unless it was started again since it counted so many starts.
+func (t *touchSet) stopAt(starts int) {
+	t.Lock()
+	defer t.Unlock()
+	if t.starts == starts {
+		t.active, t.nodes = false, nil
+	}
+}
+
+func (t *touchSet) count() int {
+	t.Lock()
+	defer t.Unlock()
+	return t.starts
 }
 
 func (t *touchSet) stop() {

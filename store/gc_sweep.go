@@ -29,6 +29,22 @@ func (c Collected) Total() int { return c.Content + c.Snapshots + c.Images + c.L
 //
 //	mark (read) ──> sweep (one write: garbage − reached from touched) ──> files
 func (s *Store) Collect(ctx context.Context) (Collected, error) {
+	return s.collect(ctx, func() []node { return nil })
+}
+
+// Defer says that a collection is wanted and may come later: CollectDeferred keeps
+// all that is made, changed or pointed to from now on. So a client that puts
+// content into the store just after a removal keeps it until the next one, as if
+// the collection had been at once.
+func (s *Store) Defer() { s.deferred.start() }
+
+// CollectDeferred is Collect of what was garbage already at the last Defer.
+func (s *Store) CollectDeferred(ctx context.Context) (Collected, error) {
+	defer s.deferred.stopAt(s.deferred.count())
+	return s.collect(ctx, s.deferred.list)
+}
+
+func (s *Store) collect(ctx context.Context, keep func() []node) (Collected, error) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
 	start := time.Now()
@@ -49,7 +65,7 @@ func (s *Store) Collect(ctx context.Context) (Collected, error) {
 	var c Collected
 	if len(g.garbage) > 0 {
 		failpoint.Here("gc.marked")
-		if err := all.Update(ctx, func(tx *Tx) (err error) { c, err = tx.sweep(g); return err }); err != nil {
+		if err := all.Update(ctx, func(tx *Tx) (err error) { c, err = tx.sweep(g, keep()); return err }); err != nil {
 			return Collected{}, err
 		}
 	}
@@ -59,8 +75,9 @@ func (s *Store) Collect(ctx context.Context) (Collected, error) {
 	return c, err
 }
 
-func (tx *Tx) sweep(g *graph) (Collected, error) {
+func (tx *Tx) sweep(g *graph, keep []node) (Collected, error) {
 	var c Collected
+	g.mark(keep)
 	g.mark(tx.store.touched.list())
 	if err := tx.exec(`PRAGMA defer_foreign_keys = ON`); err != nil {
 		return c, err

@@ -183,6 +183,28 @@ func TestCollectByCondition(t *testing.T) {
 	}
 }
 
+func TestDeferredCollectionKeepsWhatCameAfter(t *testing.T) {
+	f := open(t, t.TempDir(), "b1")
+	f.put(t, ns, "before", nil)
+	f.Defer()
+	f.put(t, ns, "after", nil)
+	c, err := f.CollectDeferred(t.Context())
+	if err != nil || c.Content != 1 {
+		t.Fatalf("%+v, %v: want one blob collected", c, err)
+	}
+	if _, err := f.blobs.Size(digest.FromString("after")); err != nil {
+		t.Error("what came after Defer was collected")
+	}
+	f.Defer()
+	if c, err := f.CollectDeferred(t.Context()); err != nil || c.Content != 1 {
+		t.Errorf("%+v, %v: the next one must take the other", c, err)
+	}
+	f.put(t, ns, "again", nil)
+	if c, err := f.Collect(t.Context()); err != nil || c.Content != 1 {
+		t.Errorf("%+v, %v: a collection that is waited for takes all", c, err)
+	}
+}
+
 func TestLeases(t *testing.T) {
 	f := open(t, t.TempDir(), "b1")
 	mk := func(l Lease) Scope {

@@ -12,6 +12,7 @@ package store
 //	          1──n lease 1──n lease_resource
 //	          1──n pod 1──n pod_container   what CRI adds to a sandbox and a container
 //	          1──1 task       of a container: where its shim is
+//	          1──1 box        of a sandbox that a shim holds: where that is
 //	trash                     what no row wants any more and is still on disk
 //	meta                      format version, boot id
 //
@@ -184,4 +185,18 @@ CREATE TABLE trash (
 
 // migrations lead from each format version to the next; the first entry makes
 // version 1. A database of a newer version is refused, never rewritten.
-var migrations = []string{schema}
+var migrations = []string{schema, boxes}
+
+// boxes has a row for each sandbox that a shim holds; the columns are those of task.
+const boxes = `
+CREATE TABLE box (
+	ns      TEXT NOT NULL,
+	id      TEXT NOT NULL,
+	runtime TEXT NOT NULL,
+	state   TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'removing')),
+	boot    TEXT NOT NULL,
+	created INTEGER NOT NULL,
+	body    TEXT NOT NULL DEFAULT '{}',
+	PRIMARY KEY (ns, id)
+) STRICT, WITHOUT ROWID;
+`

@@ -62,6 +62,7 @@ type Store struct {
 		open map[string]time.Time // by namespace and ref, since when
 	}
 	touched    touchSet
+	deferred   touchSet // since Defer
 	collecting sync.Mutex
 	tallies    Tallies
 }

@@ -174,6 +174,7 @@ func (w *writer) run(ctx context.Context, j *job) error {
 		err = j.tx.noteNamespace()
 		// Before the commit: a sweep in the same batch must see it.
 		w.store.touched.add(j.tx.touched)
+		w.store.deferred.add(j.tx.touched)
 	}
 	if err != nil {
 		if back := w.exec(ctx, "ROLLBACK TO j"); back != nil {

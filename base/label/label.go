@@ -30,7 +30,7 @@ const (
 // Keys of content and snapshots.
 const (
 	Uncompressed      = "containerd.io/uncompressed"
-	DistSource        = "containerd.io/distribution.source."
+	DistSource        = "containerd.io/distribution.source." // see Source
 	SnapshotPrefix    = "containerd.io/snapshot/"
 	SnapshotRef       = "containerd.io/snapshot.ref"
 	SnapshotUIDMap    = "containerd.io/snapshot/uidmapping"
@@ -122,4 +122,13 @@ func Snapshotter(key string) (string, bool) {
 	}
 	name, _, _ := strings.Cut(rest, "/")
 	return name, name != ""
+}
+
+// Source is the key under which content remembers the repositories of a registry
+// that have it: host without port, as containerd's clients write and read it.
+func Source(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i > 0 && !strings.HasSuffix(host, "]") {
+		host = host[:i]
+	}
+	return DistSource + strings.Trim(host, "[]")
 }

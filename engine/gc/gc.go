@@ -45,6 +45,7 @@ type Collector struct {
 // run is one collection, for all who wait for it.
 type run struct {
 	done chan struct{}
+	all  bool // somebody waits for all to go that is garbage when it begins
 	got  store.Collected
 	err  error
 }
@@ -71,6 +72,9 @@ func (c *Collector) Soon() { c.count(1, 0) }
 func (c *Collector) Changed(n int) { c.count(0, n) }
 
 func (c *Collector) count(deletions, mutations int) {
+	if deletions > 0 {
+		c.store.Defer()
+	}
 	c.mu.Lock()
 	c.deletions += deletions
 	c.mutations += mutations
@@ -102,23 +106,25 @@ func (c *Collector) Run(ctx context.Context) error {
 	timer := time.NewTimer(c.cfg.Startup)
 	defer timer.Stop()
 	planned := true // a collection that something asked for
+	all := true     // the next is to take what came after that was asked for, too
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.wake:
 			if !planned { // what comes until then shares it: a steady stream cannot put it off
-				planned = true
+				planned, all = true, false
 				timer.Reset(c.wait())
 			}
 			continue
 		case <-timer.C:
 		}
-		if _, err := c.Collect(ctx); err != nil && ctx.Err() == nil {
+		if _, err := c.share(ctx, all); err != nil && ctx.Err() == nil {
 			c.log.Error("garbage collection", "error", err)
 		}
 		c.mu.Lock()
 		planned = c.wanted()
+		all = !planned
 		c.mu.Unlock()
 		if planned {
 			timer.Reset(c.wait())
@@ -137,12 +143,17 @@ func (c *Collector) wait() time.Duration {
 
 // Collect collects and waits for it. Calls that wait for a collection to end share
 // the next one.
-func (c *Collector) Collect(ctx context.Context) (store.Collected, error) {
+func (c *Collector) Collect(ctx context.Context) (store.Collected, error) { return c.share(ctx, true) }
+
+// share is Collect. Without all, what was made after the last removal stays: a late
+// collection takes no more than one at once would have taken.
+func (c *Collector) share(ctx context.Context, all bool) (store.Collected, error) {
 	c.mu.Lock()
 	if c.next == nil {
 		c.next = &run{done: make(chan struct{})}
 	}
 	r := c.next
+	r.all = r.all || all
 	c.mu.Unlock()
 	select {
 	case c.slot <- struct{}{}:
@@ -159,19 +170,22 @@ func (c *Collector) Collect(ctx context.Context) (store.Collected, error) {
 		return r.got, r.err
 	}
 	c.next, c.deletions, c.mutations = nil, 0, 0
-	life := c.life
+	life, how := c.life, c.store.CollectDeferred
+	if r.all {
+		how = c.store.Collect
+	}
 	c.mu.Unlock()
 	if life == nil {
 		life = context.WithoutCancel(ctx) // others wait for it too
 	}
-	r.got, r.err = c.collect(life)
+	r.got, r.err = c.collect(life, how)
 	close(r.done)
 	return r.got, r.err
 }
 
-func (c *Collector) collect(ctx context.Context) (store.Collected, error) {
+func (c *Collector) collect(ctx context.Context, how func(context.Context) (store.Collected, error)) (store.Collected, error) {
 	start := time.Now()
-	got, err := c.store.Collect(ctx)
+	got, err := how(ctx)
 	took := time.Since(start)
 	c.mu.Lock()
 	if c.cfg.Pause > 0 {

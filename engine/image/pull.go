@@ -91,7 +91,7 @@ func (i *Images) pull(ctx context.Context, v store.Scoped, r PullRequest, tell W
 		return store.Image{}, err
 	}
 	t.remote = remote
-	t.source = map[string]string{label.DistSource + r.Ref.Host: r.Ref.Path}
+	t.source = map[string]string{label.Source(r.Ref.Host): r.Ref.Path}
 	t.meter.note("Pulling from "+r.Ref.Host, r.Names[0])
 	var best image
 	err = t.metered(ctx, func(ctx context.Context) (err error) {

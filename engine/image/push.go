@@ -197,7 +197,7 @@ func (p *pushing) mountable(ctx context.Context, dg digest.Digest) ([]string, er
 	}
 	ref := p.to.Ref()
 	var out []string
-	for _, repo := range strings.Split(c.Labels[label.DistSource+ref.Host], ",") {
+	for _, repo := range strings.Split(c.Labels[label.Source(ref.Host)], ",") {
 		if repo != "" && repo != ref.Path {
 			out = append(out, repo)
 		}
@@ -224,7 +224,7 @@ func (p *pushing) sent(ctx context.Context, d ocispec.Descriptor) error {
 		if err != nil {
 			return errs.Ignore(err, errs.NotFound)
 		}
-		key := label.DistSource + ref.Host
+		key := label.Source(ref.Host)
 		list := addRepo(c.Labels[key], ref.Path)
 		if list == c.Labels[key] || len(key)+len(list) > label.MaxBytes {
 			return nil

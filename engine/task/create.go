@@ -59,6 +59,11 @@ func (t *Tasks) Create(ctx context.Context, v store.Scoped, r CreateRequest) (ui
 	if row.Body.Options.Empty() {
 		row.Body.Options = c.Options
 	}
+	if r.TaskAddress == "" {
+		if _, err := t.cfg.Launcher.Find(row.Runtime); err != nil {
+			return 0, fmt.Errorf("create task %q: %w", r.ID, err)
+		}
+	}
 	if row, err = store.Set(ctx, v, func(tx *store.Tx) (store.Task, error) { return tx.CreateTask(row) }); err != nil {
 		return 0, err
 	}
@@ -130,6 +135,9 @@ func (t *Tasks) startShim(ctx context.Context, task *Task, r CreateRequest) (shi
 			r.TaskVersion = 2
 		}
 		return parseAddress(r.TaskAddress, r.TaskVersion), nil
+	}
+	if b, ok := t.cfg.Sandbox(task.key.ns, task.row.Body.Group); ok && b.Version >= 3 {
+		return b, nil
 	}
 	if b, ok := t.groupShim(task); ok {
 		return b, nil
@@ -227,6 +235,9 @@ func (t *Tasks) endShim(ctx context.Context, task *Task) (shim.Exit, error) {
 	if task.row.Body.External || task.row.Boot != t.store.BootID() {
 		return exit, nil
 	}
+	if _, err := t.cfg.Launcher.Find(task.row.Runtime); err != nil && task.row.Body.Address == "" {
+		return exit, nil // its program is not there: nothing was started
+	}
 	end, err := t.cfg.Launcher.Delete(ctx, t.params(task))
 	if err != nil && !t.livesOn(task.key) {
 		// Some shims cannot clean up after what they never finished making.
@@ -264,26 +275,27 @@ func (t *Tasks) deleteByForce(ctx context.Context, task *Task) (shim.Exit, bool)
 	return exit, err == nil || errs.Is(err, errs.NotFound)
 }
 
-// shutdown gives up the task's use of its shim and asks the shim to end if it was
-// the last. The connection is nil after it.
+// shutdown gives up the task's use of its shim and asks the shim to end if that was
+// the last use of it. The connection is nil after it.
 func (t *Tasks) shutdown(ctx context.Context, task *Task) (last bool, err error) {
-	u := task.use
+	u, api := task.use, task.api()
+	t.mu.Lock()
+	task.use = nil
+	t.mu.Unlock()
+	if last = t.cfg.Shims.leave(u); !last {
+		return false, nil
+	}
 	if !task.row.Body.External {
 		short, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		// A shim with containers left stays; one that ends at once cannot answer.
-		if err = task.api().Shutdown(short, false); errs.Is(err, errs.Unavailable) {
-			err = nil
-		}
+		err = errs.Ignore(api.Shutdown(short, false), errs.Unavailable)
 	}
-	t.mu.Lock()
-	task.use = nil
-	t.mu.Unlock()
-	last, cerr := t.cfg.Shims.Release(u)
-	if last && !task.row.Body.External {
-		cerr = errors.Join(cerr, shim.RemoveDeadSocket(u.Conn.Bootstrap().Address))
+	err = errors.Join(err, u.Conn.Close())
+	if !task.row.Body.External {
+		err = errors.Join(err, shim.RemoveDeadSocket(u.Conn.Bootstrap().Address))
 	}
-	return last, errors.Join(err, cerr)
+	return true, err
 }
 
 func bootstrapOf(b store.TaskBody) shim.Bootstrap {

@@ -78,18 +78,27 @@ func (s *Shims) share(address string, lost func()) *Use {
 // Release gives up a share; the last closes the connection. It reports whether it
 // was the last, as is each share of a shim that is dead.
 func (s *Shims) Release(u *Use) (last bool, err error) {
+	if !s.leave(u) {
+		return false, nil
+	}
+	return true, u.Conn.Close()
+}
+
+// leave gives up a share and leaves the connection open. After the last the caller
+// closes it; nobody else gets it any more.
+func (s *Shims) leave(u *Use) (last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	address := u.Conn.Bootstrap().Address
 	p := s.conns[address]
 	if p == nil || p.conn != u.Conn {
-		return true, nil // it was lost already
+		return true // it was lost already
 	}
 	if delete(p.uses, u); len(p.uses) > 0 {
-		return false, nil
+		return false
 	}
 	delete(s.conns, address)
-	return true, u.Conn.Close()
+	return true
 }
 
 // watch waits for the end of a connection. An end that nobody asked for means

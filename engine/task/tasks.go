@@ -24,7 +24,9 @@ type Config struct {
 	Exchange *event.Exchange
 	Launcher *shim.Launcher
 	Shims    *Shims
-	Log      *slog.Logger
+	// Sandbox finds the shim that holds a sandbox, if one does; nil: none ever does.
+	Sandbox func(ns, id string) (shim.Bootstrap, bool)
+	Log     *slog.Logger
 }
 
 // Tasks knows every task of the daemon.
@@ -63,6 +65,9 @@ type Task struct {
 // New returns the tasks, none of them known yet: see Adopt. ctx bounds the
 // background work of all tasks.
 func New(ctx context.Context, cfg Config) *Tasks {
+	if cfg.Sandbox == nil {
+		cfg.Sandbox = func(string, string) (shim.Bootstrap, bool) { return shim.Bootstrap{}, false }
+	}
 	t := &Tasks{cfg: cfg, store: cfg.Store, log: cfg.Log}
 	t.mu.tasks = map[key]*Task{}
 	t.life, t.stop = context.WithCancel(ctx)

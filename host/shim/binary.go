@@ -12,6 +12,9 @@ import (
 // OwnRuntime is the runtime type that berth-shim serves.
 const OwnRuntime = "io.containerd.runc.v2"
 
+// Find returns the path of a runtime's program.
+func (l *Launcher) Find(runtime string) (string, error) { return l.binary(runtime) }
+
 // binary finds the program of a runtime: an absolute path is taken as it is, a
 // type a.b.NAME.VERSION is containerd-shim-NAME-VERSION on PATH or beside the
 // daemon, and the runc type is our own shim.

@@ -124,7 +124,7 @@ func (s Introspection) PluginInfo(ctx context.Context, r *api.PluginInfoRequest)
 		if err != nil {
 			return nil, err
 		}
-		resp.Extra, err = anypb.New(info)
+		resp.Extra, err = packed(info)
 		return resp, err
 	}
 	return nil, errs.New(errs.NotFound, "plugin %s.%s: not found", r.GetType(), r.GetID())

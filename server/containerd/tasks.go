@@ -38,7 +38,7 @@ func (s Tasks) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Creat
 	pid, err := s.Tasks.Create(ctx, v, task.CreateRequest{
 		ID: r.GetContainerID(), Rootfs: fromMounts(r.GetRootfs()), Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
 		Options: fromAny(r.GetOptions()), RuntimePath: r.GetRuntimePath(),
-		Restore: fromDescriptor(r.GetCheckpoint()),
+		Restore:     fromDescriptor(r.GetCheckpoint()),
 		TaskAddress: r.GetTaskApiAddress(), TaskVersion: int(r.GetTaskApiVersion()),
 	})
 	return &api.CreateTaskResponse{ContainerID: r.GetContainerID(), Pid: pid}, err
