@@ -253,7 +253,8 @@ func (w *Writer) Reset(ctx context.Context) error {
 }
 
 // Expect tells what the content shall be, once that is known: AlreadyExists if
-// the namespace has it (and the lease holds it from now on).
+// the namespace has it (and the lease holds it from now on); the ingest is dropped
+// then.
 func (w *Writer) Expect(ctx context.Context, total int64, dg digest.Digest) error {
 	if total > 0 {
 		w.status.Total = total
@@ -269,10 +270,21 @@ func (w *Writer) Expect(ctx context.Context, total int64, dg digest.Digest) erro
 		return err
 	}
 	if there {
-		return errs.New(errs.AlreadyExists, "content %s: already exists", dg)
+		return errors.Join(errs.New(errs.AlreadyExists, "content %s: already exists", dg), w.drop(ctx))
 	}
 	w.status.Expected = dg
 	return nil
+}
+
+// drop removes the ingest with its bytes and gives the ref free.
+func (w *Writer) drop(ctx context.Context) error {
+	err := w.v.Update(ctx, func(tx *Tx) error {
+		return tx.exec(`DELETE FROM ingest WHERE ns = ? AND ref = ?`, tx.scope.Namespace, w.status.Ref)
+	})
+	if err == nil && w.in != nil {
+		err = errors.Join(w.in.Close(), w.v.s.blobs.RemoveIngest(w.id))
+	}
+	return errors.Join(err, w.release())
 }
 
 // CommitOptions say what a commit must find and how it is kept.

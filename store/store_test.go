@@ -486,3 +486,28 @@ func TestPromiseFlushes(t *testing.T) {
 		t.Fatal("a promise wrote nothing, so it flushed nothing")
 	}
 }
+
+func TestExpectOfPresentContentDropsTheIngest(t *testing.T) {
+	f := open(t, t.TempDir(), "b1")
+	dg := f.put(t, ns, "known", nil)
+	v := f.In(ns)
+	w, err := v.Writer(t.Context(), WriterOptions{Ref: "late"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("known")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Expect(t.Context(), 5, dg); !errs.Is(err, errs.AlreadyExists) {
+		t.Errorf("%v", err)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+	if all, err := v.Ingests(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("ingests left: %v, %v", all, err)
+	}
+	if files, err := f.blobs.Ingests(); err != nil || len(files) > 0 {
+		t.Errorf("files left: %v, %v", files, err)
+	}
+}
