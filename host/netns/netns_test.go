@@ -208,6 +208,37 @@ func TestUserNamespaceOwnsTheOthers(t *testing.T) {
 	}
 }
 
+// TestOwnedSysctls sets variables of the kinds of namespaces that a user namespace
+// owns; those of IPC take only its own root. The program is one that ends with its
+// input.
+func TestOwnedSysctls(t *testing.T) {
+	base, ctx := place(t), context.Background()
+	ids := []Mapping{{0, 1 << 20, 65536}}
+	want := map[string]string{"kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "100", "net.ipv4.ip_forward": "1", "kernel.domainname": "there"}
+	for i := range 20 {
+		dir := filepath.Join(base, fmt.Sprint(i))
+		s, err := Make(ctx, dir, Options{Net: true, IPC: true, UTS: true, Sysctls: want, User: &User{UIDs: ids, GIDs: ids, Hold: []string{"cat"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			got := nsenter(t, "--user="+s.User+" --uts="+s.UTS+" --net="+s.Net+" --ipc="+s.IPC+" -S 0 -G 0", "sh", "-c",
+				"cd /proc/sys; cat kernel/shm_rmid_forced fs/mqueue/msg_max net/ipv4/ip_forward kernel/domainname")
+			if strings.Join(strings.Fields(got), " ") != "1 100 1 there" {
+				t.Errorf("inside: %q", got)
+			}
+		}
+		if err := Remove(ctx, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for k, v := range map[string]string{"kernel/shm_rmid_forced": "0", "kernel/domainname": ""} {
+		if b, err := os.ReadFile("/proc/sys/" + k); err != nil || v != "" && strings.TrimSpace(string(b)) != v || strings.Contains(string(b), "there") {
+			t.Errorf("the host's %s is %q, %v", k, b, err)
+		}
+	}
+}
+
 func TestSharedParentGetsAPrivateBase(t *testing.T) {
 	base, ctx := place(t), context.Background()
 	top := filepath.Dir(base)

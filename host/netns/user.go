@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/base/errs"
 )
 
 // makeOwned makes the namespaces around a program that lives until they are pinned.
@@ -24,6 +26,12 @@ func makeOwned(ctx context.Context, dir string, list []kind, o Options) (err err
 		Cloneflags: uintptr(flags(list)), UidMappings: sysMap(o.User.UIDs), GidMappings: sysMap(o.User.GIDs), GidMappingsEnableSetgroups: true,
 		Pdeathsig: syscall.SIGKILL,
 	}
+	// It may be one that ends with its input: that is open until it is killed.
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	defer in.Close() // nothing is written
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("make namespaces: start %s in them: %w", o.User.Hold[0], hint(err))
 	}
@@ -47,8 +55,44 @@ func makeOwned(ctx context.Context, dir string, list []kind, o Options) (err err
 				return fmt.Errorf("enter the new %s namespace: %w", k.name, err)
 			}
 		}
-		return o.fill()
+		own, rest := ipcSysctls(o.Sysctls)
+		o.Sysctls = rest
+		if err := o.fill(); err != nil || len(own) == 0 {
+			return err
+		}
+		// The variables of an IPC namespace can be written by the root of the user
+		// namespace that owns it and by nobody else, whatever his power. The thread
+		// becomes him, and ends.
+		if uid, ok := rootOf(o.User.UIDs); !ok {
+			return errs.New(errs.InvalidArgument, "sysctls of IPC need a root in the user namespace")
+		} else if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); e != 0 {
+			return fmt.Errorf("become the root of the user namespace: %w", e)
+		}
+		return setAll(own)
 	})
+}
+
+// ipcSysctls parts those that belong to the IPC namespace from the rest.
+func ipcSysctls(all map[string]string) (own, rest map[string]string) {
+	own, rest = map[string]string{}, map[string]string{}
+	for k, v := range all {
+		if isIPC(parts(k)) {
+			own[k] = v
+		} else {
+			rest[k] = v
+		}
+	}
+	return own, rest
+}
+
+// rootOf is the host's id of the root of a user namespace.
+func rootOf(list []Mapping) (uintptr, bool) {
+	for _, m := range list {
+		if m.Inside == 0 {
+			return uintptr(m.Outside), true
+		}
+	}
+	return 0, false
 }
 
 func endHold(cmd *exec.Cmd) error {
