@@ -39,7 +39,7 @@ type Attended struct {
 const (
 	hangUpTime = 3 * time.Second  // from SIGHUP to SIGKILL
 	killTime   = 10 * time.Second // for a killed process to end
-	forgetTime = 10 * time.Second // for the shim to forget a process
+	forgetTime = 30 * time.Second // for the shim to forget a process
 )
 
 // Attend runs one more process in a container and stays with it to its end:

@@ -272,7 +272,7 @@ func (b *box) level() level {
 func (b *box) settled(before level) {
 	b.t.Helper()
 	var now level
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		now = b.level()
 		if now.fds <= before.fds && now.shimFDs <= before.shimFDs && now.execs <= before.execs && now.files <= before.files {
 			return

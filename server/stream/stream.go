@@ -74,9 +74,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for exec, attach and port-forward: %w", err)
 	}
-	// The libraries write an error for each client that leaves. What matters reaches the
-	// client, as its session's end.
-	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	quiet()
 	s := &Server{cfg: cfg, l: l, base: url.URL{Scheme: "http", Host: l.Addr().String()}}
 	if cfg.TLS != nil {
 		s.base.Scheme = "https"
@@ -94,6 +92,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 
 // connKey finds the connection of a request: only the server has it to give.
 type connKey struct{}
+
+// quiet silences the libraries, which write an error for each client that leaves. What
+// matters reaches the client, as its session's end.
+var quiet = sync.OnceFunc(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
 
 // Addr is where the server listens.
 func (s *Server) Addr() net.Addr { return s.l.Addr() }

@@ -362,6 +362,10 @@ func TestCloseEndsSessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ws.Close()
+	var hello []byte // the session has begun
+	if err := websocket.Message.Receive(ws, &hello); err != nil {
+		t.Fatal(err)
+	}
 	begin := time.Now()
 	if err := errors.Join(s.Close(), <-done); err != nil {
 		t.Error(err)
@@ -388,6 +392,10 @@ func TestTLS(t *testing.T) {
 	}
 	ws, err := dialWebsocket(s.exec(t, opts{}, "wait"), "v5.channel.k8s.io")
 	if err != nil {
+		t.Fatal(err)
+	}
+	var hello []byte // the session has begun
+	if err := websocket.Message.Receive(ws, &hello); err != nil {
 		t.Fatal(err)
 	}
 	_ = ws.Close()
