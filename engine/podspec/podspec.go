@@ -35,7 +35,7 @@ type Host struct {
 	IsDir func(path string) bool
 	// Propagation looks at the mount that holds a path.
 	Propagation func(path string) (facts.Propagation, error)
-	// AppArmorProfile reports whether a profile is loaded.
+	// AppArmorProfile reports whether a profile is loaded; the default one is then.
 	AppArmorProfile func(name string) (bool, error)
 	// CDI applies devices of the Container Device Interface.
 	CDI func(s *specs.Spec, dirs, names []string) error

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/host/apparmor"
 	"github.com/berthd/berth/host/cdi"
 	"github.com/berthd/berth/host/facts"
 	"github.com/berthd/berth/host/seccomp"
@@ -18,8 +19,8 @@ import (
 func Probe(log *slog.Logger) (Host, error) {
 	var warned sync.Map
 	h := Host{
-		Cgroup2: facts.Cgroup2(), Swap: facts.MemorySwap(), Seccomp: seccomp.Supported(), AppArmor: facts.AppArmor(), SELinux: facts.SELinux(),
-		Device: facts.Device, Devices: facts.Devices, Propagation: facts.PropagationOf, AppArmorProfile: facts.AppArmorProfile, CDI: cdi.Inject,
+		Cgroup2: facts.Cgroup2(), Swap: facts.MemorySwap(), Seccomp: seccomp.Supported(), AppArmor: apparmor.Enabled(), SELinux: facts.SELinux(),
+		Device: facts.Device, Devices: facts.Devices, Propagation: facts.PropagationOf, AppArmorProfile: apparmor.Loaded, CDI: cdi.Inject,
 		IsDir: func(p string) bool {
 			st, err := os.Stat(p)
 			return err == nil && st.IsDir()

@@ -10,6 +10,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/base/errs"
+	"github.com/berthd/berth/host/apparmor"
 	"github.com/berthd/berth/host/seccomp"
 )
 
@@ -27,7 +28,7 @@ const (
 	wordNone     = "unconfined"
 	wordLocal    = "localhost/"
 	settingMoby  = "RuntimeDefault"
-	defaultArmor = "cri-containerd.apparmor.d"
+	defaultArmor = apparmor.Default
 )
 
 func profileOf(p *cri.SecurityProfile, old string) (profile, error) {
@@ -142,9 +143,9 @@ func (b *building) apparmor() error {
 	case err == nil && loaded:
 		b.s.Process.ApparmorProfile = defaultArmor
 	case !p.none:
-		return errs.New(errs.FailedPrecondition, "the default profile %s is not loaded: load it with apparmor_parser (%v)", defaultArmor, err)
+		return errs.New(errs.FailedPrecondition, "the default profile %s is not loaded and cannot be: %v", defaultArmor, err)
 	default:
-		b.host.warn("apparmor", "AppArmor is enabled and its profile "+defaultArmor+" is not loaded: containers that name no profile run unconfined")
+		b.host.warn("apparmor", "AppArmor is enabled and the profile "+defaultArmor+" cannot be loaded: containers that name no profile run without one: "+fmt.Sprint(err))
 	}
 	return nil
 }

@@ -4,7 +4,6 @@
 package facts
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -108,28 +107,6 @@ func MemorySwap() bool {
 	// The root has no memory.swap.max: look into our own cgroup and below the root.
 	found, err := filepath.Glob("/sys/fs/cgroup/*/memory.swap.max")
 	return err == nil && len(found) > 0
-}
-
-// AppArmor reports whether the kernel enforces AppArmor profiles.
-func AppArmor() bool {
-	b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(b), "Y")
-}
-
-// AppArmorProfile reports whether a profile of this name is loaded.
-func AppArmorProfile(name string) (bool, error) {
-	f, err := os.Open("/sys/kernel/security/apparmor/profiles")
-	if err != nil {
-		return false, err
-	}
-	defer f.Close() // only read from
-	s := bufio.NewScanner(f)
-	for s.Scan() { // "name (mode)"
-		if i := strings.LastIndex(s.Text(), " ("); i >= 0 && s.Text()[:i] == name {
-			return true, nil
-		}
-	}
-	return false, s.Err()
 }
 
 // SELinux reports whether SELinux is enabled (selinuxfs is mounted).

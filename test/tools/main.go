@@ -17,7 +17,7 @@ import (
 // packages are Debian's.
 var packages = []string{
 	"docker-registry", "skopeo", "umoci", "jq", "busybox-static", "iptables", "iproute2", "criu", "mmdebstrap", "zstd",
-	"strace", "procps", "attr", "libcap2-bin", "socat", "e2fsprogs", "libseccomp-dev", "pkg-config", "gcc", "libc6-dev", "make",
+	"strace", "procps", "attr", "libcap2-bin", "socat", "e2fsprogs", "libseccomp-dev", "pkg-config", "gcc", "libc6-dev", "make", "apparmor",
 }
 
 // module is a program of a Go module.
