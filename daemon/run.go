@@ -112,6 +112,7 @@ func Run(ctx context.Context, s Setup) error {
 	serve("keep containers running", func() error { return p.keeper.Run(run) })
 	serve("tell systemd", func() error { return p.watchdog(run) })
 	serve("reload the configuration", func() error { return p.reloads(run, s) })
+	p.rest.worked() // a start is work too
 	log.Info("ready", "version", Version, "address", cfg.Plugins.GRPC.Address, "root", cfg.Root, "elapsed", time.Since(start).Round(time.Microsecond))
 	p.systemd.tell("READY=1")
 
@@ -150,8 +151,8 @@ func ignoreClosed(err error) error {
 // register makes a server of all APIs; recv and send bound messages, in bytes.
 func (p *parts) register(recv, send int, creds credentials.TransportCredentials) *grpc.Server {
 	s := grpc.NewServer(append(p.count(), grpc.MaxRecvMsgSize(recv), grpc.MaxSendMsgSize(send), grpc.Creds(creds),
-		grpc.ChainUnaryInterceptor(containerd.UnaryErrors, containerd.UnaryWaits(p.waits), cri.Early),
-		grpc.ChainStreamInterceptor(containerd.StreamErrors, containerd.StreamWaits(p.waits)))...)
+		grpc.ChainUnaryInterceptor(containerd.UnaryErrors, containerd.UnaryWaits(p.waits), p.rest.unary, cri.Early),
+		grpc.ChainStreamInterceptor(containerd.StreamErrors, containerd.StreamWaits(p.waits), p.rest.stream))...)
 	namespacesapi.RegisterNamespacesServer(s, containerd.Namespaces{Store: p.store})
 	imagesapi.RegisterImagesServer(s, containerd.Images{Store: p.store, GC: p.collect})
 	contentapi.RegisterContentServer(s, containerd.Content{Store: p.store, GC: p.collect})

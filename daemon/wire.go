@@ -39,6 +39,7 @@ import (
 type parts struct {
 	waits    context.Context // of requests that wait for something, maybe for ever
 	endWaits context.CancelCauseFunc
+	rest     rest
 	cfg      config.Config
 	log      *slog.Logger
 	exchange *event.Exchange

@@ -2,16 +2,16 @@ package lab
 
 import (
 	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -32,48 +32,42 @@ func Busybox(dir string) error {
 	if err != nil {
 		return err
 	}
-	var layer bytes.Buffer
-	tw := tar.NewWriter(&layer)
-	put := func(h tar.Header, data string) {
-		if err == nil {
-			h.Size = int64(len(data))
-			err = tw.WriteHeader(&h)
+	root := func(tw *tar.Writer) (err error) {
+		put := func(h tar.Header, data string) {
+			if err == nil {
+				h.Size = int64(len(data))
+				err = tw.WriteHeader(&h)
+			}
+			if err == nil {
+				_, err = tw.Write([]byte(data))
+			}
 		}
-		if err == nil {
-			_, err = tw.Write([]byte(data))
+		for _, d := range []string{"bin", "dev", "etc", "proc", "root", "sys", "usr", "usr/bin", "var"} {
+			put(tar.Header{Typeflag: tar.TypeDir, Name: d + "/", Mode: 0o755}, "")
 		}
-	}
-	for _, d := range []string{"bin", "dev", "etc", "proc", "root", "sys", "usr", "usr/bin", "var"} {
-		put(tar.Header{Typeflag: tar.TypeDir, Name: d + "/", Mode: 0o755}, "")
-	}
-	put(tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777}, "")
-	put(tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, string(program))
-	for _, a := range strings.Fields(string(list)) {
-		if a != "busybox" {
-			put(tar.Header{Typeflag: tar.TypeLink, Name: "bin/" + a, Linkname: "bin/busybox", Mode: 0o755}, "")
+		put(tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777}, "")
+		put(tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, string(program))
+		for _, a := range strings.Fields(string(list)) {
+			if a != "busybox" {
+				put(tar.Header{Typeflag: tar.TypeLink, Name: "bin/" + a, Linkname: "bin/busybox", Mode: 0o755}, "")
+			}
 		}
-	}
-	put(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
-	put(tar.Header{Typeflag: tar.TypeReg, Name: "etc/group", Mode: 0o644}, "root:x:0:\nnobody:x:65534:\n")
-	if err == nil {
-		err = tw.Close()
-	}
-	if err != nil {
-		return fmt.Errorf("busybox layer: %w", err)
-	}
-	if err := writeLayout(dir, "busybox", layer.Bytes()); err != nil {
+		put(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
+		put(tar.Header{Typeflag: tar.TypeReg, Name: "etc/group", Mode: 0o644}, "root:x:0:\nnobody:x:65534:\n")
 		return err
 	}
-	var layers [][]byte
-	for n := range 4 {
-		l, err := bulk(n)
-		if err != nil {
-			return err
-		}
-		layers = append(layers, l)
+	if err := WriteLayout(dir, "busybox", root); err != nil {
+		return err
 	}
-	return writeLayout(filepath.Join(dir, "layered"), "layered", append([][]byte{layer.Bytes()}, layers...)...)
+	layers := []Layer{root}
+	for n := range 4 {
+		layers = append(layers, func(tw *tar.Writer) error { return bulk(tw, n) })
+	}
+	return WriteLayout(filepath.Join(dir, "layered"), "layered", layers...)
 }
+
+// Layer writes the entries of one layer.
+type Layer func(*tar.Writer) error
 
 // Files of each of the layers that make the image "layered" take its time: it is
 // busybox with four more of them, in the layout below "layered".
@@ -83,50 +77,49 @@ const (
 )
 
 // bulk makes a layer of files that do not compress.
-func bulk(n int) ([]byte, error) {
-	var out bytes.Buffer
-	tw := tar.NewWriter(&out)
+func bulk(tw *tar.Writer, n int) error {
 	rnd := rand.NewChaCha8([32]byte{byte(n)})
 	data := make([]byte, bulkSize)
 	for f := range bulkFiles {
 		_, _ = rnd.Read(data) // never fails
 		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("bulk/%d/%d", n, f), Mode: 0o644, Size: bulkSize}); err != nil {
-			return nil, err
+			return err
 		}
 		if _, err := tw.Write(data); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return out.Bytes(), tw.Close()
+	return nil
 }
 
 type object = map[string]any
 
-// writeLayout writes an image of gzip layers as an OCI layout.
-func writeLayout(dir, name string, layers ...[]byte) error {
-	blobs := map[string][]byte{}
-	add := func(mediaType string, data []byte) object {
+// WriteLayout writes an image of gzip layers as an OCI layout, by which skopeo
+// knows it as oci:DIR:NAME.
+func WriteLayout(dir, name string, layers ...Layer) error {
+	blobs := filepath.Join(dir, "blobs", "sha256")
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
+		return err
+	}
+	add := func(mediaType string, v any) (object, error) {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
 		sum := sha256.Sum256(data)
 		hexSum := hex.EncodeToString(sum[:])
-		blobs[hexSum] = data
-		return object{"mediaType": mediaType, "digest": "sha256:" + hexSum, "size": len(data)}
+		return object{"mediaType": mediaType, "digest": "sha256:" + hexSum, "size": len(data)}, os.WriteFile(filepath.Join(blobs, hexSum), data, 0o644)
 	}
 	var diffs []string
 	var descs []object
 	for _, layer := range layers {
-		var gz bytes.Buffer
-		zw := gzip.NewWriter(&gz)
-		if _, err := zw.Write(layer); err != nil {
-			return err
+		desc, diff, err := writeLayer(blobs, layer)
+		if err != nil {
+			return fmt.Errorf("layer of %s: %w", name, err)
 		}
-		if err := zw.Close(); err != nil {
-			return err
-		}
-		diff := sha256.Sum256(layer)
-		diffs = append(diffs, "sha256:"+hex.EncodeToString(diff[:]))
-		descs = append(descs, add("application/vnd.oci.image.layer.v1.tar+gzip", gz.Bytes()))
+		diffs, descs = append(diffs, diff), append(descs, desc)
 	}
-	config, err := json.Marshal(object{
+	c, err := add("application/vnd.oci.image.config.v1+json", object{
 		"architecture": runtime.GOARCH, "os": "linux", "created": "1970-01-01T00:00:00Z",
 		"config": object{"Env": []string{"PATH=/bin:/usr/bin"}, "Cmd": []string{"/bin/sh"}},
 		"rootfs": object{"type": "layers", "diff_ids": diffs},
@@ -134,29 +127,41 @@ func writeLayout(dir, name string, layers ...[]byte) error {
 	if err != nil {
 		return err
 	}
-	c := add("application/vnd.oci.image.config.v1+json", config)
-	manifest, err := json.Marshal(object{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": c, "layers": descs})
+	const manifest = "application/vnd.oci.image.manifest.v1+json"
+	m, err := add(manifest, object{"schemaVersion": 2, "mediaType": manifest, "config": c, "layers": descs})
 	if err != nil {
 		return err
 	}
-	m := add("application/vnd.oci.image.manifest.v1+json", manifest)
 	m["annotations"] = object{"org.opencontainers.image.ref.name": name}
 	index, err := json.Marshal(object{"schemaVersion": 2, "manifests": []object{m}})
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`), "index.json": index}
-	for sum, data := range blobs {
-		files[path.Join("blobs/sha256", sum)] = data
+	return errors.Join(os.WriteFile(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644),
+		os.WriteFile(filepath.Join(dir, "index.json"), index, 0o644))
+}
+
+// writeLayer writes one blob, named by its digest, and returns its descriptor and
+// the digest of what is in it.
+func writeLayer(blobs string, layer Layer) (desc object, diff string, err error) {
+	f, err := os.CreateTemp(blobs, "layer-")
+	if err != nil {
+		return nil, "", err
 	}
-	for f, data := range files {
-		p := filepath.Join(dir, f)
-		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(p, data, 0o644); err != nil {
-			return err
+	defer f.Close()
+	packed, plain := sha256.New(), sha256.New()
+	zw := gzip.NewWriter(io.MultiWriter(f, packed))
+	tw := tar.NewWriter(io.MultiWriter(zw, plain))
+	for _, step := range []func() error{func() error { return layer(tw) }, tw.Close, zw.Close} {
+		if err := step(); err != nil {
+			return nil, "", err
 		}
 	}
-	return nil
+	size, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, "", err
+	}
+	sum := hex.EncodeToString(packed.Sum(nil))
+	desc = object{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": "sha256:" + sum, "size": size}
+	return desc, "sha256:" + hex.EncodeToString(plain.Sum(nil)), os.Rename(f.Name(), filepath.Join(blobs, sum))
 }
