@@ -69,6 +69,7 @@ func (d *Daemon) TryStart() (took time.Duration, alive bool) {
 	}
 	p := d.Process
 	d.lab.Ledger().serve(d.Socket, p.Done())
+	d.lab.Ledger().serve(filepath.Join(d.State, "nri.sock"), p.Done())
 	d.learn(p)
 	d.lab.T.Cleanup(func() { d.audit(p) })
 	return took, true
