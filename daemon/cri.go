@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,9 +47,12 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	p.nri = p.nriPlugins(ctx)
 	handlers := map[string]*pod.Handler{}
 	for name, r := range cfg.Containerd.Runtimes {
-		if handlers[name], err = p.handler(ctx, launcher, name, r, owner); err != nil {
-			return fmt.Errorf("runtime %q: %w", name, err)
+		h, err := p.handler(launcher, name, r, owner)
+		if err != nil { // one that is broken stops neither the others nor the daemon
+			p.log.Error("a runtime cannot be used", "name", name, "error", err)
+			h = &pod.Handler{Broken: err}
 		}
+		handlers[name] = h
 	}
 	handlers[""] = handlers[cfg.Containerd.Default]
 	p.pods = pod.New(ctx, pod.Config{
@@ -110,7 +112,7 @@ func ownKernel(r config.Handler) bool {
 }
 
 // handler builds one runtime handler.
-func (p *parts) handler(ctx context.Context, launcher *shim.Launcher, name string, r config.Handler, owner cni.Owner) (*pod.Handler, error) {
+func (p *parts) handler(launcher *shim.Launcher, name string, r config.Handler, owner cni.Owner) (*pod.Handler, error) {
 	options, err := r.ShimOptions()
 	if err != nil {
 		return nil, err
@@ -140,12 +142,14 @@ func (p *parts) handler(ctx context.Context, launcher *shim.Launcher, name strin
 		h.Networks = p.network(owner, r.CNIConfDir, cmp.Or(r.CNIMax, p.cfg.Plugins.Runtime.CNI.Max))
 		p.networks = append(p.networks, h.Networks)
 	}
-	f, err := launcher.Features(ctx, h.Runtime, options)
-	if err != nil {
-		p.log.Warn("a runtime does not say what it can do", "runtime", h.Runtime, "error", err)
-		return h, nil
+	h.Learn = func(ctx context.Context) (bool, bool) {
+		f, err := launcher.Features(ctx, h.Runtime, options)
+		if err != nil {
+			p.log.Warn("a runtime does not say what it can do", "runtime", h.Runtime, "error", err)
+			return false, false
+		}
+		return canIDMap(f), slices.Contains(f.MountOptions, "rro")
 	}
-	h.IDMap, h.RecursiveReadOnly = canIDMap(f), slices.Contains(f.MountOptions, "rro")
 	return h, nil
 }
 

@@ -30,7 +30,7 @@ func (p *Pods) podMetrics(ctx context.Context, pod *Pod) *cri.PodSandboxMetrics 
 	m := pod.Config.GetMetadata()
 	labels := metric.Labels{ID: pod.Config.GetLinux().GetCgroupParent(), Name: pod.ID, Namespace: m.GetNamespace(), Pod: m.GetName()}
 	out := &cri.PodSandboxMetrics{
-		PodSandboxId: pod.ID, Metrics: metric.OfPod(labels, metric.Sample{Usage: cgroup.Usage{At: time.Now()}, Net: p.counters(pod)}),
+		PodSandboxId: pod.ID, Metrics: metric.OfPod(labels, metric.Sample{Usage: cgroup.Usage{At: time.Now()}, Net: p.counters(pod, p.Containers(pod.Namespace, pod.ID))}),
 	}
 	for _, c := range p.Containers(pod.Namespace, pod.ID) {
 		if s, ok := p.sample(ctx, c); ok {

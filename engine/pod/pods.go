@@ -40,6 +40,20 @@ type Handler struct {
 	Options     store.Any // of the runtime
 	Snapshotter string
 	Networks    *cni.Networks // its own, or nil for everybody's
+	// Learn asks the runtime what it can do, once, when somebody needs to know; nil
+	// if that is known.
+	Learn  func(context.Context) (idmap, recursiveReadOnly bool)
+	Broken error // why it cannot be used, if it cannot
+
+	learnt sync.Once
+}
+
+func (h *Handler) learn(ctx context.Context) {
+	h.learnt.Do(func() {
+		if h.Learn != nil {
+			h.IDMap, h.RecursiveReadOnly = h.Learn(ctx)
+		}
+	})
 }
 
 // Config is what pods are made of.
@@ -89,7 +103,7 @@ type Pods struct {
 		sync.RWMutex
 		pods       map[key]*Pod
 		containers map[key]*Container
-		asides     []Aside
+		asides     []store.Aside
 	}
 	life context.Context // of work that goes on when its caller has left
 	stop context.CancelFunc
@@ -189,7 +203,10 @@ func (p *Pods) networks(h *Handler) *cni.Networks {
 }
 
 func (p *Pods) handler(name string) (*Handler, error) {
-	if h := p.cfg.Handlers[name]; h != nil {
+	if h := p.cfg.Handlers[name]; h != nil && h.Broken != nil {
+		return nil, errs.New(errs.FailedPrecondition, "runtime handler %q cannot be used: %w", name, h.Broken)
+	} else if h != nil {
+		h.learn(p.life)
 		return h, nil
 	}
 	var have []string

@@ -12,14 +12,8 @@ import (
 	"github.com/berthd/berth/store"
 )
 
-// Aside is a row that this daemon cannot use: kept as it is, and told to people.
-type Aside struct {
-	Kind, Namespace, ID string
-	Why                 string
-}
-
-// Asides lists the rows that were set aside when the daemon started.
-func (p *Pods) Asides() []Aside {
+// Asides lists the rows that were set aside when the daemon started, of whatever kind.
+func (p *Pods) Asides() []store.Aside {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return slices.Clone(p.mu.asides)
@@ -42,15 +36,22 @@ func (p *Pods) Recover(ctx context.Context) error {
 	}
 	var work []func(context.Context)
 	for _, r := range pods {
-		if pod := p.recallPod(r); pod != nil {
+		if pod := p.recallPod(ctx, r); pod != nil {
 			work = append(work, p.podWork(pod)...)
 		}
 	}
 	for _, r := range containers {
-		if c := p.recallContainer(r); c != nil {
+		if c := p.recallContainer(ctx, r); c != nil {
 			work = append(work, p.containerWork(c)...)
 		}
 	}
+	asides, err := p.store.Asides(ctx)
+	if err != nil {
+		return fmt.Errorf("read the rows that were set aside: %w", err)
+	}
+	p.mu.Lock()
+	p.mu.asides = asides
+	p.mu.Unlock()
 	p.wg.Add(1)
 	// owner: Close waits for it through wg.
 	go func() {
@@ -83,20 +84,21 @@ func (p *Pods) workOff(work []func(context.Context)) {
 	wg.Wait()
 }
 
-// aside notes a row that makes no sense, so that it stops nothing.
-func (p *Pods) aside(kind, ns, id string, err error) {
-	p.log.Error("a row is set aside: it cannot be read", "kind", kind, "id", id, "error", err)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.mu.asides = append(p.mu.asides, Aside{kind, ns, id, err.Error()})
+// aside moves a row that makes no sense out of the way, so that it stops nothing.
+func (p *Pods) aside(ctx context.Context, table, ns, id string, err error) {
+	p.log.Error("a row is set aside: it cannot be read", "table", table, "id", id, "error", err)
+	reason := err.Error()
+	if err := p.scope(ns).Update(ctx, func(tx *store.Tx) error { return tx.SetAside(table, ns, id, reason) }); err != nil {
+		p.log.Error("a row that cannot be read stays where it is", "table", table, "id", id, "error", err)
+	}
 }
 
 // recallPod shows a pod by its row. After a reboot nothing of it is left in the
 // world but its row and its addresses.
-func (p *Pods) recallPod(r store.Pod) *Pod {
+func (p *Pods) recallPod(ctx context.Context, r store.Pod) *Pod {
 	pod, err := podOf(r)
 	if err != nil {
-		p.aside("pod", r.Namespace, r.ID, err)
+		p.aside(ctx, "pod", r.Namespace, r.ID, err)
 		return nil
 	}
 	pod.hidden = pod.State == store.PodCreating
@@ -104,10 +106,10 @@ func (p *Pods) recallPod(r store.Pod) *Pod {
 	return pod
 }
 
-func (p *Pods) recallContainer(r store.PodContainer) *Container {
+func (p *Pods) recallContainer(ctx context.Context, r store.PodContainer) *Container {
 	c, err := containerOf(r)
 	if err != nil {
-		p.aside("container", r.Namespace, r.ID, err)
+		p.aside(ctx, "pod_container", r.Namespace, r.ID, err)
 		return nil
 	}
 	c.hidden = c.State == store.ContainerCreating

@@ -102,7 +102,7 @@ func (p *Pods) containerUsage(c *Container) (cgroup.Usage, bool) {
 	if err != nil {
 		return cgroup.Usage{}, false
 	}
-	return g.Usage(), true
+	return g.Brief(), true
 }
 
 func (p *Pods) containerStats(ctx context.Context, c *Container) *cri.ContainerStats {
@@ -214,7 +214,7 @@ func psi(w *cgroup.Pressure) *cri.PsiStats {
 func (p *Pods) podUsage(pod *Pod, containers []*Container) cgroup.Usage {
 	if parent := pod.Config.GetLinux().GetCgroupParent(); parent != "" {
 		if g, err := cgroup.System.Parent(parent); err == nil {
-			u := g.Usage()
+			u := g.Brief()
 			u.Processes, _ = g.Pids() // a group that goes meanwhile has none
 			return u
 		}
@@ -226,7 +226,7 @@ func (p *Pods) podUsage(pod *Pod, containers []*Container) cgroup.Usage {
 			continue
 		}
 		if g, err := cgroup.System.Of(int(c.Pid)); err == nil {
-			one := g.Usage()
+			one := g.Brief()
 			one.Processes, _ = g.Pids()
 			u.Add(one)
 		}
@@ -244,7 +244,7 @@ func (p *Pods) podStats(ctx context.Context, pod *Pod) *cri.PodSandboxStats {
 			Process: &cri.ProcessUsage{Timestamp: u.At.UnixNano(), ProcessCount: value(uint64(len(u.Processes)))},
 		},
 	}
-	if net := p.counters(pod); len(net) > 0 {
+	if net := p.counters(pod, containers); len(net) > 0 {
 		st.Linux.Network = networkStats(net, u.At)
 	}
 	for _, c := range containers {
@@ -256,7 +256,18 @@ func (p *Pods) podStats(ctx context.Context, pod *Pod) *cri.PodSandboxStats {
 }
 
 // counters reads the interfaces of a pod that has its own.
-func (p *Pods) counters(pod *Pod) []netns.Counter {
+func (p *Pods) counters(pod *Pod, containers []*Container) []netns.Counter {
+	if hostNetwork(pod.Config) {
+		return nil
+	}
+	for _, c := range containers {
+		if c.State != store.ContainerRunning || c.Pid == 0 {
+			continue
+		}
+		if all, err := netns.CountersOf(int(c.Pid)); err == nil {
+			return all
+		}
+	}
 	path := p.cfg.Sandbox.Namespaces(pod.ID).Net
 	if path == "" {
 		return nil

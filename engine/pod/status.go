@@ -50,13 +50,9 @@ func (p *Pods) CgroupDriver() string {
 // Status tells whether pods can be run now. Rows that were set aside at start do
 // not make the node unready; they are told.
 func (p *Pods) Status(ctx context.Context, verbose bool) (Status, error) {
-	run := Condition{Type: "RuntimeReady", OK: true}
-	if aside := p.Asides(); len(aside) > 0 {
-		var ids []string
-		for _, a := range aside {
-			ids = append(ids, a.Kind+" "+a.ID)
-		}
-		run.Message = fmt.Sprintf("%d rows cannot be read and are set aside: %s; see berth doctor", len(aside), strings.Join(ids, ", "))
+	run := Condition{Type: "RuntimeReady", OK: true, Message: p.complaints()}
+	if h := p.cfg.Handlers[""]; h == nil || h.Broken != nil {
+		run.OK, run.Reason = false, "DefaultRuntimeBroken"
 	}
 	net := p.cfg.Networks.Condition(ctx)
 	st := Status{Conditions: []Condition{
@@ -70,6 +66,10 @@ func (p *Pods) Status(ctx context.Context, verbose bool) (Status, error) {
 	}
 	st.Conditions = append(st.Conditions, old)
 	for name, h := range p.cfg.Handlers {
+		if h.Broken != nil {
+			continue
+		}
+		h.learn(p.life)
 		st.Handlers = append(st.Handlers, HandlerInfo{Name: name, RecursiveReadOnly: h.RecursiveReadOnly, UserNamespaces: h.IDMap})
 	}
 	slices.SortFunc(st.Handlers, func(a, b HandlerInfo) int { return strings.Compare(a.Name, b.Name) })
@@ -78,6 +78,22 @@ func (p *Pods) Status(ctx context.Context, verbose bool) (Status, error) {
 		st.Info, err = p.statusInfo(ctx)
 	}
 	return st, err
+}
+
+// complaints names what was found at start and cannot be used. It makes no node
+// unready, the default runtime excepted.
+func (p *Pods) complaints() string {
+	var all []string
+	for name, h := range p.cfg.Handlers {
+		if h.Broken != nil {
+			all = append(all, fmt.Sprintf("runtime handler %q cannot be used: %v", name, h.Broken))
+		}
+	}
+	slices.Sort(all)
+	if aside := p.Asides(); len(aside) > 0 {
+		all = append(all, fmt.Sprintf("%d rows could not be read and are set aside: see berth doctor", len(aside)))
+	}
+	return strings.Join(all, "; ")
 }
 
 // statusInfo is what `crictl info` shows beside the conditions.

@@ -46,12 +46,43 @@ const NoLimit = math.MaxUint64
 
 // Usage reads a group's counters, about twenty files.
 func (g *Group) Usage() Usage {
-	var u Usage
 	if g.unified {
-		u = usageV2(g.StatV2())
-	} else {
-		u = usageV1(g.StatV1())
+		return finish(usageV2(g.StatV2()))
 	}
+	return finish(usageV1(g.StatV1()))
+}
+
+// Brief is Usage without what takes long to read and CRI's statistics do not have:
+// devices, huge pages, quotas. About seven files.
+func (g *Group) Brief() Usage {
+	var r reader
+	if g.unified {
+		d := g.dirs[""]
+		v := &V2{}
+		table(r.read(d, "cpu.stat"), cpu2Names, v.CPU[:])
+		table(r.read(d, "memory.stat"), memory2Names, v.Memory[:])
+		for i, name := range limit2Files[:limitPeak] {
+			v.Limits[i] = r.number(d, name, math.MaxUint64)
+		}
+		v.CPUWait, v.MemWait, v.IOWait = pressure(r.read(d, "cpu.pressure")), pressure(r.read(d, "memory.pressure")), pressure(r.read(d, "io.pressure"))
+		return finish(usageV2(v))
+	}
+	v := &V1{}
+	if d := g.dirs["cpuacct"]; d != "" {
+		v.CPU.Total = r.number(d, "cpuacct.usage", 0)
+	}
+	if d := g.dirs["memory"]; d != "" {
+		m := &Memory1{}
+		table(r.read(d, "memory.stat"), memory1Names, m.Stat[:])
+		for i, module := range []string{"memory.", "memory.memsw."} {
+			m.Entries[i] = Entry1{Limit: r.number(d, module+"limit_in_bytes", 0), Usage: r.number(d, module+"usage_in_bytes", 0)}
+		}
+		v.Memory = m
+	}
+	return finish(usageV1(v))
+}
+
+func finish(u Usage) Usage {
 	u.At = time.Now()
 	if m := &u.Memory; m.Usage > m.InactiveFile {
 		m.WorkingSet = m.Usage - m.InactiveFile

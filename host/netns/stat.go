@@ -29,6 +29,16 @@ func Counters(path string) ([]Counter, error) {
 	return counters(data)
 }
 
+// CountersOf is Counters for the network namespace that a process is in: it costs no
+// thread of its own.
+func CountersOf(pid int) ([]Counter, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid))
+	if err != nil {
+		return nil, fmt.Errorf("read interface counters: %w", err)
+	}
+	return counters(data)
+}
+
 // counters reads /proc/net/dev (proc_pid_net(5)): two lines of titles, then
 //
 //	eth0: RXBYTES PACKETS ERRS DROP fifo frame compressed multicast TXBYTES PACKETS ERRS DROP …
