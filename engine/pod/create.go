@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/berthd/berth/engine/image"
 	"github.com/berthd/berth/engine/podspec"
 	"github.com/berthd/berth/host/mount"
+	"github.com/berthd/berth/host/seccomp"
 	"github.com/berthd/berth/host/userdb"
 	"github.com/berthd/berth/store"
 	"github.com/berthd/berth/store/snapshot"
@@ -214,8 +214,8 @@ func (p *Pods) specOf(ctx context.Context, pod *Pod, c *Container, h *Handler, i
 	if file, err := podspec.SeccompFile(h.Settings, c.Config.GetLinux().GetSecurityContext()); err != nil {
 		return nil, err
 	} else if file != "" {
-		if in.Seccomp, err = os.ReadFile(file); err != nil {
-			return nil, errs.New(errs.InvalidArgument, "seccomp profile: %v", err)
+		if in.Seccomp, err = seccomp.Read(file); err != nil {
+			return nil, err
 		}
 	}
 	if in.TargetPID, err = p.targetPid(ctx, pod, c); err != nil {

@@ -110,6 +110,10 @@ func TestRefused(t *testing.T) {
 			w.h.IDMap = false
 			mount(w, &cri.Mount{ContainerPath: "/x", HostPath: "/h", UidMappings: ids(0, 1, 2)})
 		}, errs.FailedPrecondition, "map the ids"},
+		{"volume at /proc", func(w *world) { w.c.Volumes = map[string]string{"/x/../proc/": "/v"} }, errs.InvalidArgument, "volume at /proc"},
+		{"volume in /proc", func(w *world) { w.c.Volumes = map[string]string{"/proc/self": "/v"} }, errs.InvalidArgument, "volume at /proc/self"},
+		{"volume at /sys", func(w *world) { w.c.Volumes = map[string]string{"sys": "/v"} }, errs.InvalidArgument, "volume at /sys"},
+		{"volume at /", func(w *world) { w.c.Volumes = map[string]string{"..": "/v"} }, errs.InvalidArgument, "volume at /"},
 		{"device missing", func(w *world) { w.c.Config.Devices = []*cri.Device{{HostPath: "/dev/none"}} }, errs.InvalidArgument, "/dev/none"},
 		{"device permissions", func(w *world) { w.c.Config.Devices = []*cri.Device{{HostPath: "/dev/fuse", Permissions: "rx"}} }, errs.InvalidArgument, "rx"},
 		{"device relative", func(w *world) { w.c.Config.Devices = []*cri.Device{{HostPath: "fuse"}} }, errs.InvalidArgument, "absolute"},

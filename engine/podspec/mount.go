@@ -27,7 +27,13 @@ func (b *building) mounts() error {
 		taken[m.Destination] = true
 	}
 	for p, dir := range b.c.Volumes {
-		if dst := path.Join("/", p); !taken[dst] && dst != "/" {
+		dst := path.Join("/", p)
+		if within(dst, "/proc") || dst == "/sys" || dst == "/dev" || dst == "/" {
+			// It would take the place of what the kernel tells, and of where labels are
+			// written to (CVE-2019-16884).
+			return errs.New(errs.InvalidArgument, "the image defines a volume at %s: nothing can be mounted there", dst)
+		}
+		if !taken[dst] && !within(dst, "/sys") { // images for systemd have one at /sys/fs/cgroup; the real one stays
 			all = append(all, bind(dst, dir, "rw"))
 		}
 	}
@@ -42,6 +48,9 @@ func (b *building) mounts() error {
 	b.paths()
 	return nil
 }
+
+// within reports whether a clean path is dir or below it.
+func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
 
 func bind(dst, src string, options ...string) specs.Mount {
 	return specs.Mount{Destination: dst, Type: "bind", Source: src, Options: append([]string{"rbind", "rprivate"}, options...)}

@@ -74,20 +74,27 @@ func memory(host Host, r *cri.LinuxContainerResources) (*specs.LinuxMemory, erro
 	if limit == 0 && swap == 0 {
 		return nil, nil
 	}
+	if limit == 0 && swap < 0 { // no limit at all
+		return &specs.LinuxMemory{Swap: swapOf(host, swap)}, nil
+	}
 	if limit == 0 {
 		return nil, errs.New(errs.InvalidArgument, "memory_swap_limit_in_bytes needs memory_limit_in_bytes")
 	}
 	if swap > 0 && swap < limit {
 		return nil, errs.New(errs.InvalidArgument, "memory_swap_limit_in_bytes %d is below memory_limit_in_bytes %d, which it includes", swap, limit)
 	}
-	out := &specs.LinuxMemory{Limit: &limit}
 	if swap == 0 {
 		swap = limit
 	}
-	if host.Swap {
-		out.Swap = &swap
+	return &specs.LinuxMemory{Limit: &limit, Swap: swapOf(host, swap)}, nil
+}
+
+// swapOf is a limit of swap where swap is accounted.
+func swapOf(host Host, n int64) *int64 {
+	if !host.Swap {
+		return nil
 	}
-	return out, nil
+	return &n
 }
 
 func hugepages(host Host, s Settings, all []*cri.HugepageLimit) ([]specs.LinuxHugepageLimit, error) {

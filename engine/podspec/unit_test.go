@@ -199,6 +199,54 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+func TestSystemdImage(t *testing.T) {
+	w := newWorld()
+	w.c.Volumes = map[string]string{"/sys/fs/cgroup": "/v", "/data": "/d"}
+	s, err := w.spec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, m := range s.Mounts {
+		if m.Destination == "/sys/fs/cgroup" && m.Type == "cgroup" || m.Destination == "/data" && m.Source == "/d" {
+			n++
+		}
+		if m.Source == "/v" {
+			t.Errorf("a volume over the cgroups: %v", m)
+		}
+	}
+	if n != 2 {
+		t.Errorf("mounts: %v", s.Mounts)
+	}
+}
+
+func TestMemory(t *testing.T) {
+	p := func(n int64) *int64 { return &n }
+	for _, c := range []struct {
+		limit, swap         int64
+		accounted           bool
+		wantLimit, wantSwap *int64
+	}{
+		{0, 0, true, nil, nil}, {10, 0, true, p(10), p(10)}, {10, 20, true, p(10), p(20)}, {10, -1, true, p(10), p(-1)}, {0, -1, true, nil, p(-1)},
+		{10, 20, false, p(10), nil},
+	} {
+		h := testHost()
+		h.Swap = c.accounted
+		r, err := Resources(h, testHandler(), &cri.LinuxContainerResources{MemoryLimitInBytes: c.limit, MemorySwapLimitInBytes: c.swap})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := r.Memory
+		if got == nil {
+			got = &specs.LinuxMemory{}
+		}
+		same := func(a, b *int64) bool { return (a == nil) == (b == nil) && (a == nil || *a == *b) }
+		if !same(got.Limit, c.wantLimit) || !same(got.Swap, c.wantSwap) {
+			t.Errorf("%+v: %+v", c, got)
+		}
+	}
+}
+
 func FuzzAnnotations(f *testing.F) {
 	f.Add("a.example/*", "a.example/x", "1")
 	f.Add("[", "io.kubernetes.cri.sandbox-id", "forged")

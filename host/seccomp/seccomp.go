@@ -4,12 +4,14 @@
 package seccomp
 
 import (
+	"io"
 	"os"
 	"strings"
 	"sync"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/base/errs"
 )
@@ -46,6 +48,24 @@ func Parse(text []byte, caps []string) (*specs.LinuxSeccomp, error) {
 		return nil, errs.New(errs.InvalidArgument, "the seccomp profile has no defaultAction")
 	}
 	return p, nil
+}
+
+// Read reads the text of a profile from a file.
+func Read(file string) ([]byte, error) {
+	// Not blocking: a FIFO in its place would hold the caller for ever.
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, errs.New(errs.InvalidArgument, "the seccomp profile cannot be read: %w", err)
+	}
+	defer f.Close() // only read from
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > MaxProfile {
+		return nil, errs.New(errs.InvalidArgument, "the seccomp profile %s is no file of at most %d bytes", file, MaxProfile)
+	}
+	return io.ReadAll(io.LimitReader(f, MaxProfile))
 }
 
 func withCaps(caps []string) *specs.Spec {
