@@ -2,13 +2,16 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/berthd/berth/daemon/doctor"
 	"github.com/berthd/berth/server/debug"
 )
 
@@ -83,4 +86,18 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 		return err
 	}
 	return nil
+}
+
+// health is what the store has to report, for `berth doctor`.
+func (p *parts) health(ctx context.Context) (*anypb.Any, error) {
+	damage, err := p.store.Damage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	aside, err := p.store.Asides(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(doctor.Health{Damage: damage, Aside: aside})
+	return &anypb.Any{TypeUrl: doctor.HealthType, Value: b}, err
 }

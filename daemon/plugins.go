@@ -40,9 +40,13 @@ func (p *parts) services() {
 	}
 	p.plugin("server.v1", "grpc")
 	p.plugin("server.v1", "ttrpc")
-	if tcp := p.plugin("server.v1", "grpc-tcp"); p.cfg.Plugins.TCP.Address == "" {
-		tcp.Skipped = "no address is configured"
+	set := p.cfg.Plugins
+	for _, o := range []struct{ name, address string }{{"grpc-tcp", set.TCP.Address}, {"debug", set.DebugSock.Address}, {"metrics", set.Metrics.Address}} {
+		if pl := p.plugin("server.v1", o.name); o.address == "" {
+			pl.Skipped = "no address is configured"
+		}
 	}
+	p.plugin("http.v1", "pprof")
 }
 
 // runtimeInfo asks a runtime's shim what it can do.

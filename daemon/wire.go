@@ -90,12 +90,12 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	if err != nil {
 		return nil, err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootID()
 	if err != nil {
-		return nil, fmt.Errorf("read the boot id: %w", err)
+		return nil, err
 	}
 	p.store, err = store.Open(ctx, store.Config{
-		Root: cfg.Root, Drivers: drivers, BootID: strings.TrimSpace(string(boot)), Publish: p.publish(log), Log: log,
+		Root: cfg.Root, Drivers: drivers, BootID: boot, Publish: p.publish(log), Log: log,
 		Isolated: cfg.Plugins.Metadata.Sharing == "isolated",
 	})
 	if err != nil {
@@ -143,14 +143,13 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	p.tasks = task.New(ctx, task.Config{
 		State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: p.launcher, Shims: p.shims, Sandbox: p.boxes.Shim, Log: log,
 	})
-	p.plugin("monitor.task.v1", "cgroups")
 	p.plugin("runtime.v2", "task").Exports = map[string]string{"root": cfg.Root, "state": cfg.State, "log-uri-schemes": "fifo,binary,binary-v2,file"}
 	if err := p.wirePods(ctx, p.launcher); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 
-	if !cfg.Plugins.Cgroups.Off {
-		p.plugin("monitor.task.v1", "cgroups")
+	if cg := p.plugin("monitor.task.v1", "cgroups"); cfg.Plugins.Cgroups.Off {
+		cg.Skipped = "no_prometheus is set"
 	}
 	p.keeper = restart.New(restart.Config{
 		Store: p.store, Tasks: p.tasks, Exchange: p.exchange, GC: p.collect, Dirs: filepath.Join(cfg.Root, "containers"),
@@ -163,6 +162,15 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
+}
+
+// bootID names the running kernel.
+func bootID() (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", err)
+	}
+	return strings.TrimSpace(string(boot)), nil
 }
 
 // publish hands on what transactions tell, and counts changes for the collector,

@@ -10,5 +10,5 @@ import (
 
 func main() {
 	build := cli.Build{Version: daemon.Version, Revision: daemon.Revision}
-	os.Exit(cli.Main(os.Args[1:], build, daemon.Command(), daemon.ConfigCommand()))
+	os.Exit(cli.Main(os.Args[1:], build, daemon.Command(), daemon.ConfigCommand(), daemon.DoctorCommand()))
 }

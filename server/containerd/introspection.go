@@ -54,7 +54,11 @@ type Introspection struct {
 	Parts    []Plugin
 	Warnings []Warning
 	Runtime  RuntimeInfo
+	Extra    map[string]Extra // by type and id of the part, as in TYPE.ID
 }
+
+// Extra answers more about a part than its description.
+type Extra func(ctx context.Context) (*anypb.Any, error)
 
 // Warning is a use of something that will go, as `ctr deprecations list` shows it.
 type Warning struct {
@@ -113,6 +117,11 @@ func (s Introspection) PluginInfo(ctx context.Context, r *api.PluginInfoRequest)
 			continue
 		}
 		resp := &api.PluginInfoResponse{Plugin: toPlugin(p)}
+		if extra := s.Extra[p.Type+"."+p.ID]; extra != nil {
+			var err error
+			resp.Extra, err = extra(ctx)
+			return resp, err
+		}
 		if p.Type != "io.containerd.runtime.v2" || r.GetOptions() == nil {
 			return resp, nil
 		}
