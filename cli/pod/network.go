@@ -171,7 +171,11 @@ func (a *app) createNetwork(ctx context.Context, c *client.Client, name string, 
 	if err != nil {
 		return err
 	}
-	list, err := x.describe(name, prefixes)
+	pl, err := c.Places(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := x.describe(name, prefixes, filepath.Join(pl.Root, "cni"))
 	if err != nil {
 		return err
 	}
@@ -289,9 +293,9 @@ func usedPrefixes(all []container.Network) []netip.Prefix {
 	return out
 }
 
-// describe is the network as CNI plugins read it.
-func (x created) describe(name string, prefixes []netip.Prefix) (conflist, error) {
-	ipam := map[string]any{"type": "host-local"}
+// describe is the network as CNI plugins read it; its addresses are noted in dir.
+func (x created) describe(name string, prefixes []netip.Prefix, dir string) (conflist, error) {
+	ipam := map[string]any{"type": "host-local", "dataDir": dir}
 	var ranges, routes []any
 	for _, p := range prefixes {
 		r := map[string]any{"subnet": p.String()}
@@ -399,7 +403,7 @@ func (a *app) networkRm() *cobra.Command {
 			if err := os.Remove(n.Path); err != nil {
 				return err
 			}
-			return errors.Join(waitNetwork(ctx, c, name, false), removeBridge(n))
+			return errors.Join(waitNetwork(ctx, c, name, false), removeBridge(n), removeAddresses(n))
 		})
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also if pods and containers use it")
@@ -444,4 +448,32 @@ func removeBridge(n container.Network) error {
 		return nil
 	}
 	return deleteLink(name)
+}
+
+// removeAddresses takes away the folder in which host-local noted the addresses of a
+// network of ours, if it holds none.
+func removeAddresses(n container.Network) error {
+	var list conflist
+	if !strings.Contains(filepath.Base(n.Path), "-berth-") || json.Unmarshal(n.Config, &list) != nil || len(list.Plugins) == 0 {
+		return nil
+	}
+	ipam, _ := list.Plugins[0]["ipam"].(map[string]any)
+	base, _ := ipam["dataDir"].(string)
+	if ipam["type"] != "host-local" || id.Check("network name", n.Name) != nil {
+		return nil
+	}
+	dir := filepath.Join(cmp.Or(base, "/var/lib/cni/networks"), n.Name)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != "lock" && !strings.HasPrefix(e.Name(), "last_reserved_ip.") {
+			return nil // an address
+		}
+	}
+	return os.RemoveAll(dir)
 }

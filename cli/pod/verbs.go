@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -143,9 +144,17 @@ func (a *app) execCommand() *cobra.Command {
 	var name string
 	cmd := session.OwnStatus(&cobra.Command{
 		Use: "exec [flags] POD COMMAND [ARG...]", Short: "Run a command in a container of a pod", Args: session.MinArgs(2),
-		ValidArgsFunction: session.CompleteFirst(a.completePods), Example: "  berth pod exec web ls\n  berth pod exec -it -c sidecar web sh",
+		ValidArgsFunction: session.CompleteFirst(a.completePods), Example: "  berth pod exec web ls\n  berth pod exec -it web -c sidecar -- sh",
 	})
 	cmd.RunE = a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+		// kubectl's habit: flags may stand behind the pod, up to "--" or the command.
+		if err := cmd.Flags().Parse(args[1:]); err != nil {
+			return err
+		}
+		command := cmd.Flags().Args()
+		if len(command) == 0 {
+			return errors.New("say which command to run in the pod")
+		}
 		p, err := findPod(ctx, c, args[0])
 		if err != nil {
 			return err
@@ -159,7 +168,7 @@ func (a *app) execCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return container.Exec(ctx, a.App, c, r.GetContainer(), x, args[1:])
+		return container.Exec(ctx, a.App, c, r.GetContainer(), x, command)
 	})
 	x.Add(cmd)
 	cmd.Flags().StringVarP(&name, "container", "c", "", "`name` of the container (default: the first that runs)")

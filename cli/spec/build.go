@@ -368,7 +368,10 @@ func (x *Flags) security(s *rspec.Spec, _ Facts) error {
 		profile = "unconfined"
 	}
 	for _, o := range x.SecurityOpt {
-		k, v, given := strings.Cut(strings.Replace(o, ":", "=", 1), "=")
+		k, v, given := strings.Cut(o, "=")
+		if !given { // the old way of writing it
+			k, v, given = strings.Cut(o, ":")
+		}
 		switch {
 		case k == "no-new-privileges" && (!given || v == "true"):
 			s.Process.NoNewPrivileges = true

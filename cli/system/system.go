@@ -23,6 +23,7 @@ import (
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -173,7 +174,9 @@ func (a *app) collectInfo(ctx context.Context, c *client.Client) (*systemInfo, e
 		}
 	}
 	for _, p := range plugins.GetPlugins() {
-		if e := p.GetInitErr(); e != nil {
+		if e := p.GetInitErr(); codes.Code(e.GetCode()) == codes.Unimplemented {
+			continue // off by the configuration, or not for this machine
+		} else if e != nil {
 			i.Unavailable = append(i.Unavailable, p.GetType()+"."+p.GetID()+": "+e.GetMessage())
 		} else if p.GetType() == "io.containerd.snapshotter.v1" {
 			i.Snapshotters = append(i.Snapshotters, p.GetID())
