@@ -31,8 +31,8 @@ func (l *LogFlags) Add(cmd *cobra.Command) {
 	f.BoolVarP(&l.Follow, "follow", "f", false, "go on as more is written, until the container ends")
 	f.BoolVarP(&l.stamps, "timestamps", "t", false, "show when each line was written")
 	f.StringVar(&l.tail, "tail", "all", "only the last `N` lines")
-	f.StringVar(&l.since, "since", "", "only from a `time`: 2026-11-29T10:00:00Z, 1764410400, or 10m for ten minutes ago")
-	f.StringVar(&l.until, "until", "", "only up to a `time`")
+	f.StringVar(&l.since, "since", "", "only from a `TIME`: 2026-11-29T10:00:00Z, 1764410400, or 10m for ten minutes ago")
+	f.StringVar(&l.until, "until", "", "only up to a `TIME`")
 }
 
 // parseTime reads a time as users write it; relative ones are before now.

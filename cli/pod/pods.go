@@ -82,7 +82,7 @@ func (a *app) lsCommand(use string) *cobra.Command {
 		return session.Print(a.App, l, rows, func(r podRow) string { return r.ID }, "POD ID=ID", "NAMESPACE", "NAME", "STATE", "CONTAINERS", "CREATED=Age", "ATTEMPT")
 	})
 	cmd.Flags().BoolVar(&noTrunc, "no-trunc", false, "do not shorten ids")
-	cmd.Flags().StringVar(&state, "state", "", "`ready` or notready only")
+	cmd.Flags().StringVar(&state, "state", "", "only in this `STATE`: ready or notready")
 	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "only with this label (`KEY=VALUE`)")
 	return cmd
 }

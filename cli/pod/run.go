@@ -72,7 +72,7 @@ again: with --attach berth does that itself, by restartPolicy, as long as it run
 	f := cmd.Flags()
 	f.BoolVarP(&x.attach, "attach", "a", false, "show all output until every container has ended, and end as the first that failed; an interrupt stops the pod")
 	f.BoolVar(&x.remove, "rm", false, "with --attach: remove the pod at the end")
-	f.StringVar(&x.pull, "pull", "", "get images: `always`, missing or never (default: as imagePullPolicy says, else missing)")
+	f.StringVar(&x.pull, "pull", "", "`WHEN` to get images: always, missing or never (default: as imagePullPolicy says, else missing)")
 	f.BoolVar(&x.registry.PlainHTTP, "plain-http", false, "pull by http, without TLS")
 	f.StringVar(&x.registry.HostsDir, "hosts-dir", "", "`directory` with hosts.toml files for pulls")
 	return cmd
