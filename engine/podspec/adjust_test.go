@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/berthd/berth/base/errs"
 )
@@ -151,4 +152,34 @@ func TestFromNRI(t *testing.T) {
 	if err != nil || *r.Memory.Limit != 5 || r.Memory.Swap != nil || *r.Pids.Limit != 7 || r.HugepageLimits[0] != (specs.LinuxHugepageLimit{Pagesize: "2MB", Limit: 8}) {
 		t.Errorf("%+v, %v", r, err)
 	}
+}
+
+func FuzzAdjust(f *testing.F) {
+	a := &api.ContainerAdjustment{}
+	a.AddMount(&api.Mount{Destination: "/a", Options: []string{"rslave"}})
+	a.AddDevice(&api.LinuxDevice{Path: "/dev/x"})
+	a.SetLinuxSeccompPolicy(&api.LinuxSeccomp{DefaultAction: "x"})
+	a.AddLinuxNetDevice("e", &api.LinuxNetDevice{})
+	seed, err := proto.Marshal(a)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a := &api.ContainerAdjustment{}
+		if proto.Unmarshal(b, a) != nil {
+			return
+		}
+		w := newWorld()
+		s, err := w.spec()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if Adjust(w.host, w.h, s, a) == nil {
+			NRIContainer(s, NRIState{Config: w.c.Config})
+			if _, err := json.Marshal(s); err != nil {
+				t.Errorf("what comes out is no spec: %v", err)
+			}
+		}
+	})
 }
