@@ -303,6 +303,8 @@ func (pl *plugin) call(ctx context.Context, e api.Event, send func(context.Conte
 	}
 	rctx, cancel := context.WithTimeout(ctx, pl.all.cfg.Request)
 	defer cancel()
+	limit, bounded := ctx.Deadline()
+	callers := bounded && limit.Before(time.Now().Add(pl.all.cfg.Request)) // whose time is over first
 	err := send(rctx)
 	if err == nil {
 		return nil
@@ -310,7 +312,7 @@ func (pl *plugin) call(ctx context.Context, e api.Event, send func(context.Conte
 	// The plugin's end of the connection has the same clock and may be first.
 	late := rctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
 	lost := errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, ttrpc.ErrServerClosed) || errors.Is(err, ttrpc.ErrProtocol) || errors.Is(err, ttrpc.ErrStreamClosed)
-	if ctx.Err() != nil || !late && !lost {
+	if ctx.Err() != nil || late && callers || !late && !lost {
 		return errs.New(errs.FailedPrecondition, "NRI plugin %s, %s: %w", pl.name(), e.PrettyName(), err)
 	}
 	if late {
