@@ -116,6 +116,22 @@ func (e *Entry) add(r store.Image) {
 	e.Digests = addOnce(e.Digests, ref.Name()+"@"+r.Target.Digest.String())
 }
 
+// DigestFor is the repository digest by which a user knows an image that was asked for as
+// ref: that of the same repository, or else the first, or else the id.
+func (e Entry) DigestFor(ref string) string {
+	if r, err := imageref.Normalize(ref); err == nil {
+		for _, d := range e.Digests {
+			if strings.HasPrefix(d, r.Name()+"@") {
+				return d
+			}
+		}
+	}
+	if len(e.Digests) > 0 {
+		return e.Digests[0]
+	}
+	return e.ID
+}
+
 func addOnce(list []string, s string) []string {
 	if slices.Contains(list, s) {
 		return list

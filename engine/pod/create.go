@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,7 +48,14 @@ func (p *Pods) Create(ctx context.Context, ns, podID string, config *cri.Contain
 	what := "container " + name + " of pod " + pod.Name
 	return p.do(ctx, "container/"+ns+"/"+pod.ID+"/"+name, what, func(ctx context.Context, mk *making) (string, error) {
 		if old := p.containerNamed(ns, pod.ID, name); old != nil {
-			return old.ID, nil
+			if old.State != store.ContainerCreating && old.State != store.ContainerRemoving {
+				return old.ID, nil
+			}
+			// Half made by an earlier daemon, or half removed: it makes room.
+			mk.at("removing container " + old.ID + " of the same name, which is " + string(old.State))
+			if err := p.removeLocked(ctx, old); err != nil {
+				return "", err
+			}
 		}
 		c := &Container{Namespace: ns, ID: id.New(32), Pod: pod.ID, Name: name, Config: proto.CloneOf(config), hidden: true}
 		h, err := p.hold(ctx, "container", ns, c.ID, "create")
@@ -66,7 +74,7 @@ func (p *Pods) Create(ctx context.Context, ns, podID string, config *cri.Contain
 
 func (p *Pods) containerNamed(ns, pod, name string) *Container {
 	for _, c := range p.allContainers(ns, pod) {
-		if c.Name == name && c.State != store.ContainerRemoving {
+		if c.Name == name {
 			return c
 		}
 	}
@@ -135,13 +143,8 @@ func (p *Pods) findImage(ctx context.Context, c *Container) (image.Entry, error)
 	if err != nil {
 		return im, err
 	}
-	c.ImageID, c.ImageRef, c.ImageName = im.ID, im.ID, ask.GetUserSpecifiedImage()
-	if len(im.Digests) > 0 {
-		c.ImageRef = im.Digests[0]
-	}
-	if c.ImageName == "" {
-		c.ImageName = ask.GetImage()
-	}
+	c.ImageName = cmp.Or(ask.GetUserSpecifiedImage(), ask.GetImage())
+	c.ImageID, c.ImageRef = im.ID, im.DigestFor(c.ImageName)
 	sig, err := podspec.StopSignal(c.Config, im.Info.Spec.Config.StopSignal)
 	c.StopSignal = int(sig)
 	if err == nil {

@@ -102,6 +102,9 @@ func (p *Pods) recallPod(ctx context.Context, r store.Pod) *Pod {
 		return nil
 	}
 	pod.hidden = pod.State == store.PodCreating
+	if pod.State == store.PodReady && pod.Boot != p.store.BootID() {
+		pod.State = store.PodStopped // its row follows
+	}
 	p.showPod(pod)
 	return pod
 }
@@ -113,6 +116,9 @@ func (p *Pods) recallContainer(ctx context.Context, r store.PodContainer) *Conta
 		return nil
 	}
 	c.hidden = c.State == store.ContainerCreating
+	if c.State == store.ContainerRunning && c.Boot != p.store.BootID() {
+		c.State, c.ExitCode, c.Reason, c.Pid, c.FinishedAt = store.ContainerExited, codeUnknown, reasonUnknown, 0, time.Now().UTC() // its row follows
+	}
 	p.showContainer(c)
 	return c
 }
@@ -122,7 +128,7 @@ func (p *Pods) podWork(pod *Pod) []func(context.Context) {
 	switch {
 	case pod.State == store.PodCreating || pod.State == store.PodRemoving:
 		return []func(context.Context){func(ctx context.Context) { p.resume(ctx, pod, "take back", p.teardown) }}
-	case pod.State == store.PodReady && pod.Boot != p.store.BootID(), pod.State == store.PodStopped && !pod.Stopped:
+	case pod.State == store.PodStopped && !pod.Stopped:
 		return []func(context.Context){func(ctx context.Context) { p.resume(ctx, pod, "stop", p.stopPod) }}
 	case pod.State == store.PodReady && pod.Infra:
 		return []func(context.Context){func(ctx context.Context) { p.settleInfra(ctx, pod) }}
@@ -165,13 +171,14 @@ func (p *Pods) containerWork(c *Container) []func(context.Context) {
 			}
 		}}
 	case store.ContainerRunning:
-		if c.Boot != p.store.BootID() {
-			return []func(context.Context){func(ctx context.Context) { p.lost(ctx, c) }}
-		}
 		return []func(context.Context){func(ctx context.Context) { p.settle(ctx, c) }}
 	case store.ContainerExited:
-		// Its end was written, and its task perhaps not taken away.
+		// Its end was written, and its task perhaps not taken away; over a reboot its
+		// end is still to be written.
 		return []func(context.Context){func(ctx context.Context) {
+			if c.Boot != p.store.BootID() {
+				p.writeEnd(ctx, c)
+			}
 			if err := p.endTask(ctx, c); err != nil {
 				p.log.Error("an ended container's task stays for now", "container", c.ID, "error", err)
 			}
@@ -181,6 +188,22 @@ func (p *Pods) containerWork(c *Container) []func(context.Context) {
 		return []func(context.Context){func(ctx context.Context) { p.settleCreated(ctx, c) }}
 	}
 	return nil
+}
+
+// writeEnd writes down the end of a container that a reboot has ended, unless it is
+// being removed meanwhile.
+func (p *Pods) writeEnd(ctx context.Context, c *Container) {
+	h, err := p.hold(ctx, "container", c.Namespace, c.ID, "write down the end of")
+	if err != nil {
+		return
+	}
+	defer h.release()
+	if now, err := p.Container(c.Namespace, c.ID); err != nil || now.State != store.ContainerExited {
+		return
+	}
+	if _, err := p.putContainer(ctx, *c); err != nil {
+		p.log.Error("the end of a container is not written", "container", c.ID, "error", err)
+	}
 }
 
 // settleCreated finds out whether a container was being started when the earlier

@@ -57,9 +57,10 @@ func (p *Pods) Run(ctx context.Context, ns string, config *cri.PodSandboxConfig,
 			if old.State == store.PodReady {
 				return old.ID, nil
 			}
-			// The name belongs to one that is over: it makes room.
-			m.at("removing the stopped pod " + old.ID + " of the same name")
-			if err := p.Remove(ctx, ns, old.ID); err != nil {
+			// The name belongs to one that is over, or that an earlier daemon had half
+			// made: it makes room.
+			m.at("removing pod " + old.ID + " of the same name, which is " + string(old.State))
+			if err := p.removePod(ctx, key{ns, old.ID}); err != nil {
 				return "", err
 			}
 		}

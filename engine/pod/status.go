@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/berthd/berth/host/cni"
+	"github.com/berthd/berth/store"
 )
 
 // Condition is one of the things that must be right for pods to run.
@@ -117,7 +118,7 @@ func (p *Pods) statusInfo(ctx context.Context) (map[string]string, error) {
 			Networks []cni.File `json:"Networks"`
 		}{p.cfg.Networks.Files()},
 		"config": map[string]any{"runtimes": handlers, "root": p.cfg.Root, "state": p.cfg.State, "cniConfDir": p.cfg.CNIDir},
-		"asides": p.Asides(),
+		"asides": append([]store.Aside{}, p.Asides()...),
 	} {
 		b, err := json.Marshal(v)
 		if err != nil {

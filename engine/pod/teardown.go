@@ -112,25 +112,41 @@ func (p *Pods) Remove(ctx context.Context, ns, id string) error {
 	if err != nil {
 		return err
 	}
-	h, err := p.hold(ctx, "pod", ns, pod.ID, "remove")
+	return p.removePod(ctx, key{ns, pod.ID})
+}
+
+// known returns a pod by its id, also one that CRI does not see; nil if there is none.
+func (p *Pods) known(k key) *Pod {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.mu.pods[k]
+}
+
+// removePod takes a pod away, also one that CRI does not see. One that somebody else
+// is taking away is waited for.
+func (p *Pods) removePod(ctx context.Context, k key) error {
+	h, err := p.hold(ctx, "pod", k.ns, k.id, "remove")
 	if err != nil {
 		return err
 	}
 	defer h.release()
-	if pod, err = p.Pod(ns, pod.ID); err != nil {
-		return errs.Ignore(err, errs.NotFound)
+	pod := p.known(k)
+	if pod == nil {
+		return nil
 	}
-	if !pod.Stopped && p.cfg.NRI.Any() {
+	seen := pod.shown()
+	if seen && !pod.Stopped && p.cfg.NRI.Any() {
 		if err := p.stopPod(ctx, pod); err != nil { // so that plugins are told in order
 			p.log.Warn("a pod that is removed does not stop", "pod", pod.ID, "error", err)
 		}
-		if pod, err = p.Pod(ns, pod.ID); err != nil {
-			return errs.Ignore(err, errs.NotFound)
-		}
+		pod = p.known(k)
 	}
 	view := p.nriPod(pod)
 	if err := p.teardown(ctx, pod); err != nil {
 		return fmt.Errorf("remove pod %s: %w", pod.ID, err)
+	}
+	if !seen {
+		return nil
 	}
 	p.podGone(ctx, view)
 	p.tellPod(cri.ContainerEventType_CONTAINER_DELETED_EVENT, pod)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -81,7 +82,9 @@ func (n *node) write(path, text string) {
 
 func (n *node) dial() {
 	n.t.Helper()
-	conn, err := grpc.NewClient("unix://"+n.d.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	quick := backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}
+	conn, err := grpc.NewClient("unix://"+n.d.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: time.Second}))
 	if err != nil {
 		n.t.Fatal(err)
 	}
