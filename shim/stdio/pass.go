@@ -63,12 +63,22 @@ func (p *passed) close() {
 	}
 }
 
-// take gives one of the files away. The process gets it as it was made: blocking.
-func (p *passed) take(i int, forProcess bool) *os.File {
+// take gives one of the files away.
+func (p *passed) take(i int) *os.File {
 	f := p.files[i]
 	p.files[i] = nil
-	if forProcess {
-		block(f)
+	return f
+}
+
+// takeForProcess gives one of the files to the process: blocking, as it was made, and
+// owned by whom the process may be, so that it can open /dev/stdout and the like.
+func (s *Stdio) takeForProcess(i int) *os.File {
+	f := s.passed.take(i)
+	block(f)
+	if s.config.UID != 0 || s.config.GID != 0 {
+		if err := f.Chown(s.config.UID, s.config.GID); err != nil {
+			s.config.Log(fmt.Sprintf("%s of an exec in %s: %v", streamNames[i], s.config.ID, err))
+		}
 	}
 	return f
 }
@@ -119,25 +129,24 @@ func (s *Stdio) openPassed(ctx context.Context) error {
 // takeOutput gives stdout (0) or stderr (1) to the process, or has the terminal's
 // output copied to it.
 func (s *Stdio) takeOutput(i int) {
-	f := s.passed.take(i+1, !s.config.Terminal)
 	switch {
 	case s.config.Terminal:
+		f := s.passed.take(i + 1)
 		s.files = append(s.files, f)
 		s.outs = append(s.outs, output{dst: fileSink{&sharedFile{file: f, users: 1}}})
 	case i == 0:
-		s.child.Stdout = f
+		s.child.Stdout = s.takeForProcess(i + 1)
 	default:
-		s.child.Stderr = f
+		s.child.Stderr = s.takeForProcess(i + 1)
 	}
 }
 
 // takeInput gives stdin to the process, or has it copied to the terminal.
 func (s *Stdio) takeInput() {
-	f := s.passed.take(0, !s.config.Terminal)
 	if s.config.Terminal {
-		s.files = append(s.files, f)
-		s.in = f
+		s.in = s.passed.take(0)
+		s.files = append(s.files, s.in)
 		return
 	}
-	s.child.Stdin = f
+	s.child.Stdin = s.takeForProcess(0)
 }
