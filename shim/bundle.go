@@ -32,7 +32,24 @@ type bundleSpec struct {
 			Type string `json:"type"`
 			Path string `json:"path"`
 		} `json:"namespaces"`
+		UIDMappings []idMapping `json:"uidMappings"`
+		GIDMappings []idMapping `json:"gidMappings"`
 	} `json:"linux"`
+}
+
+type idMapping struct {
+	ContainerID uint32 `json:"containerID"`
+	HostID      uint32 `json:"hostID"`
+}
+
+// rootOf is the host's id of a user namespace's root; 0 without one.
+func rootOf(list []idMapping) uint32 {
+	for _, m := range list {
+		if m.ContainerID == 0 {
+			return m.HostID
+		}
+	}
+	return 0
 }
 
 func readSpec(bundle string) (bundleSpec, error) {

@@ -55,6 +55,9 @@ func (s *Shim) newContainer(r *wire.CreateTask) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
+	if options.IoUID == 0 && options.IoGID == 0 { // the pipes are the container's own: it may open /dev/stderr
+		options.IoUID, options.IoGID = rootOf(spec.Linux.UIDMappings), rootOf(spec.Linux.GIDMappings)
+	}
 	c := &container{
 		shim: s, id: r.ID, bundle: filepath.Clean(r.Bundle), rootfs: r.Rootfs, options: options, spec: spec,
 		restore: r.Checkpoint, parent: r.ParentCheckpoint, turn: make(chan struct{}, 1), execs: map[string]*process{},

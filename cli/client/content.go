@@ -60,8 +60,18 @@ func (c *Client) Document(ctx context.Context, digest string) ([]byte, error) {
 const ingestPiece = 1 << 20
 
 // Ingest writes a blob from r under a ref of its own. A size below 0 and an empty
-// digest are not checked. It returns the number of bytes.
+// digest are not checked. It returns the number of bytes; what was written before an
+// error is given up.
 func (c *Client) Ingest(ctx context.Context, ref string, r io.Reader, size int64, digest string, labels map[string]string) (int64, error) {
+	n, err := c.ingest(ctx, ref, r, size, digest, labels)
+	if err == nil {
+		return n, nil
+	}
+	_, aerr := c.Content().Abort(context.WithoutCancel(ctx), &contentapi.AbortRequest{Ref: ref})
+	return n, errors.Join(err, errs.Ignore(aerr, errs.NotFound))
+}
+
+func (c *Client) ingest(ctx context.Context, ref string, r io.Reader, size int64, digest string, labels map[string]string) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := c.Content().Write(ctx)

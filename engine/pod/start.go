@@ -105,7 +105,7 @@ func (p *Pods) launch(ctx context.Context, pod *Pod, c *Container, h *Handler) (
 			return 0, fmt.Errorf("log directory: %w", err)
 		}
 	}
-	req := task.CreateRequest{ID: c.ID, Rootfs: rootfs, Terminal: c.Config.GetTty(), Options: h.Options, Stdout: p.logURI(c), RuntimePath: ""}
+	req := task.CreateRequest{Run: true, ID: c.ID, Rootfs: rootfs, Terminal: c.Config.GetTty(), Options: h.Options, Stdout: p.logURI(c), RuntimePath: ""}
 	if !c.Config.GetTty() {
 		req.Stderr = req.Stdout
 	}
@@ -115,15 +115,7 @@ func (p *Pods) launch(ctx context.Context, pod *Pod, c *Container, h *Handler) (
 			req.Stdin = "attach:?once=1"
 		}
 	}
-	if _, err := p.tasks.Create(ctx, v, req); err != nil {
-		return 0, err
-	}
-	failpoint.Here("container.task")
-	pid, err := p.tasks.Start(ctx, v, c.ID, "")
-	if err != nil {
-		return 0, errors.Join(err, p.endTask(ctx, c))
-	}
-	return pid, nil
+	return p.tasks.Create(ctx, v, req)
 }
 
 // logURI tells the shim where the container's output goes: it writes the file

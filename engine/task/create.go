@@ -1,6 +1,7 @@
 package task
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,7 @@ type CreateRequest struct {
 	RuntimePath           string             // overrides the container's runtime
 	TaskAddress           string             // a shim that runs already
 	TaskVersion           int                // of that shim's API
+	Run                   bool               // start it too
 }
 
 // cleanupTime bounds the undoing of one task.
@@ -110,16 +112,33 @@ func (t *Tasks) make(ctx context.Context, v store.Scoped, task *Task, c store.Co
 	if task.use, err = t.connect(ctx, task, b); err != nil {
 		return 0, err
 	}
-	body.Pid, err = task.api().Create(ctx, shim.CreateRequest{
+	req := shim.CreateRequest{
 		Bundle: t.bundle(task.key), Rootfs: r.Rootfs, Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
 		Checkpoint: restore, Options: body.Options,
-	})
-	if err != nil {
+	}
+	if body.Pid, err = t.createOrRun(ctx, task.api(), req, r.Run); err != nil {
 		return 0, err
 	}
 	failpoint.Here("task.created")
 	task.row.State = store.TaskReady
 	return body.Pid, v.Update(ctx, func(tx *store.Tx) error { return tx.PutTask(task.row) })
+}
+
+// createOrRun makes the container, and with run lets it run: in one go where the shim
+// can do that.
+func (t *Tasks) createOrRun(ctx context.Context, api shim.Task, req shim.CreateRequest, run bool) (uint32, error) {
+	if !run {
+		return api.Create(ctx, req)
+	}
+	pid, err := api.Run(ctx, req)
+	if !errs.Is(err, errs.Unimplemented) {
+		return pid, err
+	}
+	if _, err = api.Create(ctx, req); err != nil {
+		return 0, err
+	}
+	failpoint.Here("task.created.to.run")
+	return api.Start(ctx, "")
 }
 
 // mapsIDs reports a mount that shows its files to a user namespace.
@@ -150,7 +169,7 @@ func (t *Tasks) connect(ctx context.Context, task *Task, b shim.Bootstrap) (*Use
 }
 
 func (t *Tasks) params(task *Task) shim.Params {
-	return shim.Params{Namespace: task.key.ns, ID: task.key.id, Bundle: t.bundle(task.key), Runtime: task.row.Runtime, Options: task.row.Body.Options}
+	return shim.Params{Namespace: task.key.ns, ID: task.key.id, Bundle: t.bundle(task.key), Runtime: task.row.Runtime, Options: task.row.Body.Options, Group: cmp.Or(task.row.Body.Group, task.key.id)}
 }
 
 // groupShim returns the shim of the task's group, if its API has no start for

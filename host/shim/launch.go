@@ -56,6 +56,7 @@ type Params struct {
 	Bundle    string // working directory of the program; holds config.json
 	Runtime   string // runtime type or absolute path
 	Options   spec.Any
+	Group     string // of containers that share a shim; "" is not known
 }
 
 func (l *Launcher) command(ctx context.Context, path string, p Params, extra ...string) *exec.Cmd {
@@ -76,6 +77,11 @@ func (l *Launcher) Start(ctx context.Context, p Params) (Bootstrap, error) {
 	path, err := l.binary(p.Runtime)
 	if err != nil {
 		return Bootstrap{}, err
+	}
+	if p.Runtime == OwnRuntime {
+		if b, ok, err := l.serve(path, p); ok || err != nil {
+			return b, err
+		}
 	}
 	var extra []string
 	if l.cfg.Debug {

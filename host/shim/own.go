@@ -17,8 +17,19 @@ import (
 const ownService = "berth.shim.v1.Shim"
 
 func (t Task) own(ctx context.Context, method, execID string, resp proto.Message) error {
+	return t.ownCall(ctx, method, &task.StateRequest{ID: t.ID, ExecID: execID}, resp)
+}
+
+// Run is Create and Start in one: the runtime is started once and not twice.
+func (t Task) Run(ctx context.Context, r CreateRequest) (uint32, error) {
+	var resp task.StartResponse
+	err := t.ownCall(ctx, "Run", t.createRequest(r), &resp)
+	return resp.GetPid(), err
+}
+
+func (t Task) ownCall(ctx context.Context, method string, req, resp proto.Message) error {
 	ctx = ttrpc.WithMetadata(ctx, ttrpc.MD{"containerd-namespace-ttrpc": []string{t.Namespace}})
-	err := t.Conn.call.call(ctx, ownService, method, &task.StateRequest{ID: t.ID, ExecID: execID}, resp)
+	err := t.Conn.call.call(ctx, ownService, method, req, resp)
 	if errs.Is(err, errs.Unimplemented) {
 		return errs.New(errs.Unimplemented, "the shim of container %q cannot do this: only berth-shim can", t.ID)
 	}

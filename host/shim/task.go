@@ -121,8 +121,7 @@ func toAny(a spec.Any) *anypb.Any {
 
 func fromAny(a *anypb.Any) spec.Any { return spec.Any{TypeURL: a.GetTypeUrl(), Value: a.GetValue()} }
 
-// Create makes the container and returns the pid of its init.
-func (t Task) Create(ctx context.Context, r CreateRequest) (uint32, error) {
+func (t Task) createRequest(r CreateRequest) *task.CreateTaskRequest {
 	req := &task.CreateTaskRequest{
 		ID: t.ID, Bundle: r.Bundle, Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
 		Checkpoint: r.Checkpoint, Options: toAny(r.Options),
@@ -130,8 +129,13 @@ func (t Task) Create(ctx context.Context, r CreateRequest) (uint32, error) {
 	for _, m := range r.Rootfs {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
+	return req
+}
+
+// Create makes the container and returns the pid of its init.
+func (t Task) Create(ctx context.Context, r CreateRequest) (uint32, error) {
 	var resp task.CreateTaskResponse
-	err := t.do(ctx, "Create", req, &resp)
+	err := t.do(ctx, "Create", t.createRequest(r), &resp)
 	return resp.GetPid(), err
 }
 

@@ -220,7 +220,7 @@ func TestCRILifecycle(t *testing.T) {
 				st.GetLabels()["app"] != pc.GetMetadata().GetName() || st.GetAnnotations()["note"] != "kept" {
 				t.Errorf("pod: %v", st)
 			}
-			cc := n.containerConfig("main", "echo hello; hostname; echo users $(cat /proc/self/uid_map); touch /file; stat -c 'owner %u' /file /bin/sh; "+
+			cc := n.containerConfig("main", "echo hello; echo reopened >/dev/stderr; hostname; echo users $(cat /proc/self/uid_map); touch /file; stat -c 'owner %u' /file /bin/sh; "+
 				"ip addr show eth0 | grep -o '10[.]101[.]200[.][0-9]*' | head -1; exit 7", pid)
 			cc.Linux.SecurityContext.NamespaceOptions.UsernsOptions = c.userns
 			id := n.create(pod, pc, cc)
@@ -233,7 +233,7 @@ func TestCRILifecycle(t *testing.T) {
 				t.Errorf("ended container: %v", s)
 			}
 			text := n.log(s.GetLogPath())
-			for _, want := range []string{" stdout F hello\n", " stdout F " + pc.GetHostname() + "\n", " stdout F " + st.GetNetwork().GetIp() + "\n", " F users " + c.users + "\n", " F owner 0\n"} {
+			for _, want := range []string{" stdout F hello\n", " stderr F reopened\n", " stdout F " + pc.GetHostname() + "\n", " stdout F " + st.GetNetwork().GetIp() + "\n", " F users " + c.users + "\n", " F owner 0\n"} {
 				if !strings.Contains(text, want) {
 					t.Errorf("log %q lacks %q", text, want)
 				}

@@ -62,7 +62,11 @@ func params(t *testing.T, l *lab.Lab, reg *lab.Registry, files []string, vars ..
 			if err := os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755); err != nil {
 				return err
 			}
-			d := sub.Daemon()
+			args, err := configured(env.WorkDir)
+			if err != nil {
+				return err
+			}
+			d := sub.Daemon(args...)
 			for _, kv := range slices.Concat(d.Environ(), []string{"REGISTRY=" + reg.Host, "BUSYBOX=" + reg.Host + "/library/busybox:latest"}, vars) {
 				k, v, _ := strings.Cut(kv, "=")
 				env.Setenv(k, v)
@@ -70,6 +74,20 @@ func params(t *testing.T, l *lab.Lab, reg *lab.Registry, files []string, vars ..
 			return nil
 		},
 	}
+}
+
+// configured has the daemon read the session's config.toml, if there is one; $WORK in
+// it is the session's directory.
+func configured(dir string) ([]string, error) {
+	file := filepath.Join(dir, "config.toml")
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []string{"--config", file}, os.WriteFile(file, []byte(strings.ReplaceAll(string(data), "$WORK", dir)), 0o644)
 }
 
 // inScript is a session's test: what is to be cleaned up goes before the session's
