@@ -60,13 +60,13 @@ func run(ctx context.Context, a *session.App, args []string, extra ...*cobra.Com
 	}
 	var code session.ExitCode
 	switch {
+	case ctx.Err() != nil && errs.Is(err, context.Canceled):
+		return interrupted
 	case errors.As(err, &code):
 		if code.Err != nil {
 			fmt.Fprintln(a.Err, "berth:", code.Err)
 		}
 		return code.Code
-	case ctx.Err() != nil && errs.Is(err, context.Canceled):
-		return interrupted
 	}
 	fmt.Fprintln(a.Err, "berth:", err)
 	return session.Failure(cmd)

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -58,6 +59,13 @@ type Client struct {
 	Namespace string
 	lease     string
 	pods      string // namespace of pods; "" is Kubernetes'
+	known     *known
+}
+
+// known is what copies of a client have learned of the daemon.
+type known struct {
+	mu     sync.Mutex
+	places Places
 }
 
 // Dial checks that somebody listens at address, a path or unix://path, and returns
@@ -78,7 +86,7 @@ func Dial(ctx context.Context, address, namespace string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", path, err)
 	}
-	return &Client{conn: conn, Address: path, Namespace: namespace}, nil
+	return &Client{conn: conn, Address: path, Namespace: namespace, known: &known{}}, nil
 }
 
 func unreachable(path string, err error) error {

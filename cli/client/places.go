@@ -15,8 +15,13 @@ type Places struct{ Root, State string }
 // TaskPlugin is the type of the plugin that says them.
 const TaskPlugin = "io.containerd.runtime.v2"
 
-// Places asks the daemon where it keeps things.
+// Places asks the daemon where it keeps things, once.
 func (c *Client) Places(ctx context.Context) (Places, error) {
+	c.known.mu.Lock()
+	defer c.known.mu.Unlock()
+	if c.known.places != (Places{}) {
+		return c.known.places, nil
+	}
 	r, err := c.Introspection().Plugins(ctx, &introspectionapi.PluginsRequest{Filters: []string{"type==" + TaskPlugin}})
 	if err != nil {
 		return Places{}, err
@@ -24,7 +29,8 @@ func (c *Client) Places(ctx context.Context) (Places, error) {
 	for _, p := range r.GetPlugins() {
 		e := p.GetExports()
 		if root, state := e["root"], e["state"]; root != "" && state != "" {
-			return Places{root, state}, nil
+			c.known.places = Places{root, state}
+			return c.known.places, nil
 		}
 	}
 	return Places{}, errs.New(errs.Unimplemented, "the daemon at %s does not say where it keeps its state: is it berth?", c.Address)

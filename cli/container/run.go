@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/cli/client"
 	"github.com/berthd/berth/cli/image"
 	"github.com/berthd/berth/cli/session"
@@ -134,9 +136,22 @@ func (a *app) runForeground(ctx context.Context, c *client.Client, k *containers
 		return 0, a.cleanAfter(ctx, c, k, remove, err)
 	}
 	if remove {
-		err = a.removeContainer(ctx, c, k, true)
+		err = a.removePatiently(ctx, c, k)
 	}
 	return status, err
+}
+
+// patience is how long a daemon may be away when a container is to be removed: it
+// may just be started again.
+const patience = 15 * time.Second
+
+func (a *app) removePatiently(ctx context.Context, c *client.Client, k *containersapi.Container) error {
+	for end := time.Now().Add(patience); ; time.Sleep(patience / 60) {
+		err := a.removeContainer(ctx, c, k, true)
+		if err == nil || !errs.Is(err, errs.Unavailable) || time.Now().After(end) {
+			return errs.Ignore(err, errs.NotFound)
+		}
+	}
 }
 
 // cleanAfter removes a container that could not be started, if it was to be

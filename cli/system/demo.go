@@ -65,6 +65,12 @@ func (a *app) demo(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
 	if err := a.demoRun(ctx, d); err != nil {
+		// An interrupted demo has left its container: it goes before the daemon does.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), demoStop)
+		defer cancel()
+		if rerr := d.berth(clean, "rm", "--force", "hello").Run(); rerr != nil {
+			err = fmt.Errorf("%w; its container could not be removed: %w", err, rerr)
+		}
 		return fmt.Errorf("%w\nThe daemon said:\n%s", err, d.log)
 	}
 	fmt.Fprint(a.Out, demoNext)
@@ -89,13 +95,21 @@ func (a *app) demoRun(ctx context.Context, d *demoDaemon) error {
 		{"away with it, its files and its log", nil, []string{"rm", "hello"}},
 	} {
 		a.step("berth "+strings.Join(s.args, " "), s.why)
-		cmd := exec.CommandContext(ctx, d.cmd.Path, append([]string{"--address", d.socket, "--namespace", "default"}, s.args...)...)
+		cmd := d.berth(ctx, s.args...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(s.in), a.Out, a.Err
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("berth %s: %w", s.args[0], err)
 		}
 	}
 	return nil
+}
+
+// berth is a command for the demo's daemon; an interrupt ends it gently.
+func (d *demoDaemon) berth(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, d.cmd.Path, append([]string{"--address", d.socket, "--namespace", "default"}, args...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = demoStop
+	return cmd
 }
 
 func (a *app) step(command, why string) { fmt.Fprintf(a.Out, "\n$ %s   # %s\n", command, why) }
