@@ -151,10 +151,14 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	if cg := p.plugin("monitor.task.v1", "cgroups"); cfg.Plugins.Cgroups.Off {
 		cg.Skipped = "no_prometheus is set"
 	}
-	p.keeper = restart.New(restart.Config{
+	kept := restart.Config{
 		Store: p.store, Tasks: p.tasks, Exchange: p.exchange, GC: p.collect, Dirs: filepath.Join(cfg.Root, "containers"),
 		Interval: cfg.Plugins.Restart.Interval.Std(), Log: log,
-	})
+	}
+	if p.pods != nil {
+		kept.RemovePod = p.pods.Remove
+	}
+	p.keeper = restart.New(kept)
 	p.plugin("monitor.container.v1", "restart").Capabilities = restart.Policies
 
 	p.services()

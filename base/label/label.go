@@ -56,6 +56,7 @@ const (
 	Stdin      = "berth.dev/stdin"       // of the task, when it is started again
 	AutoRemove = "berth.dev/auto-remove" // true: the container goes when its process has ended
 	Dir        = "berth.dev/dir"         // directory that goes with it
+	Pod        = "berth.dev/pod"         // pod without containers that gives it its network
 )
 
 // Keys of leases that berth makes for itself: which work it is, and which run of

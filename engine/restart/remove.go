@@ -39,6 +39,12 @@ func (k *Keeper) remove(ctx context.Context, v store.Scoped, c store.Container) 
 	if err := k.removeDir(c.Labels[label.Dir]); err != nil {
 		return err
 	}
+	// Last of all but the row, which is how the pod is found again.
+	if pod := c.Labels[label.Pod]; pod != "" && k.cfg.RemovePod != nil {
+		if err := k.cfg.RemovePod(ctx, v.Namespace(), pod); err != nil && !errs.Is(err, errs.NotFound) {
+			return fmt.Errorf("remove the pod that gave it its network: %w", err)
+		}
+	}
 	return k.cfg.GC.Remove(ctx, v, false, func(tx *store.Tx) error {
 		if c.SnapshotKey != "" {
 			if err := tx.RemoveSnapshot(c.Snapshotter, c.SnapshotKey); err != nil && !errs.Is(err, errs.NotFound) {

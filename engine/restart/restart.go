@@ -41,9 +41,11 @@ type Config struct {
 	Tasks    Tasks
 	Exchange *event.Exchange
 	GC       *gc.Collector
-	Dirs     string        // containers' directories are below it
-	Interval time.Duration // between two looks at all; also how long a change of a row keeps us away
-	Log      *slog.Logger
+	// RemovePod removes a pod with its network; nil: there are no pods.
+	RemovePod func(ctx context.Context, namespace, id string) error
+	Dirs      string        // containers' directories are below it
+	Interval  time.Duration // between two looks at all; also how long a change of a row keeps us away
+	Log       *slog.Logger
 }
 
 // The delays before a start: the first one, doubled with each container that did not

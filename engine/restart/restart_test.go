@@ -76,6 +76,7 @@ type world struct {
 	tasks  map[string]shim.State
 	starts []time.Time
 	fail   error
+	pods   []string // that were removed
 }
 
 func newWorld(t *testing.T) *world {
@@ -92,7 +93,13 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) run(interval time.Duration, fn func()) {
 	log := slog.New(slog.DiscardHandler)
-	k := New(Config{Store: w.store, Tasks: w, Exchange: w.x, GC: gc.New(gc.Config{}, w.store, log), Dirs: w.dirs, Interval: interval, Log: log})
+	k := New(Config{Store: w.store, Tasks: w, Exchange: w.x, GC: gc.New(gc.Config{}, w.store, log), Dirs: w.dirs, Interval: interval, Log: log,
+		RemovePod: func(_ context.Context, ns, id string) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.pods = append(w.pods, ns+"/"+id)
+			return errs.New(errs.NotFound, "pod %s", id)
+		}})
 	ctx, stop := context.WithCancel(w.t.Context())
 	done := make(chan error)
 	go func() { done <- k.Run(ctx) }()
@@ -423,7 +430,7 @@ func TestAutoRemove(t *testing.T) {
 			return err == nil
 		}
 		w.run(10*time.Second, func() {
-			w.container(map[string]string{label.AutoRemove: "true", label.Dir: dir})
+			w.container(map[string]string{label.AutoRemove: "true", label.Dir: dir, label.Pod: "p1"})
 			settle(30 * time.Second) // its client is slow
 			if !there() {
 				t.Fatal("removed before its task was made")
@@ -435,8 +442,8 @@ func TestAutoRemove(t *testing.T) {
 			}
 			w.exit(0)
 			settle(time.Second)
-			if _, err := os.Stat(dir); there() || err == nil {
-				t.Error("not removed")
+			if _, err := os.Stat(dir); there() || err == nil || len(w.pods) != 1 || w.pods[0] != "n/p1" {
+				t.Errorf("not removed; pods: %v", w.pods)
 			}
 			w.container(map[string]string{label.AutoRemove: "true", label.Dir: filepath.Join(w.dirs, "..", filepath.Base(filepath.Dir(other)), "precious")})
 			w.label(label.Dir, other)
