@@ -75,7 +75,24 @@ func run() (string, error) {
 	if err := newCriu(dir); err != nil {
 		return "", err
 	}
+	if err := debianRoot(dir); err != nil {
+		return "", err
+	}
 	return dir, oldCtr(dir)
+}
+
+// debianRoot makes the root file system of a Debian, which the tests' image has.
+func debianRoot(dir string) error {
+	to := filepath.Join(dir, "debian.tar")
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	}
+	fmt.Fprintln(os.Stderr, "making a root file system of Debian bookworm")
+	tmp := filepath.Join(dir, "debian-part.tar")
+	if err := command("mmdebstrap", "--quiet", "--variant=minbase", "bookworm", tmp, "http://deb.debian.org/debian"); err != nil {
+		return err
+	}
+	return os.Rename(tmp, to)
 }
 
 // newCriu brings a CRIU that knows this machine's kernel, where Debian's does not:
