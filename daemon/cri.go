@@ -42,7 +42,11 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	}
 	owner := cni.NewOwner(p.cfg.Root)
 	p.networks = append(p.networks, p.network(owner, cfg.CNI.ConfDir, cfg.CNI.Max))
-	box := sandbox.New(sandbox.Config{State: p.cfg.State, Root: p.cfg.Root, Shim: own, Store: p.store, Tasks: p.tasks})
+	nets := ""
+	if !cfg.NetNSInState {
+		nets = "/var/run/netns"
+	}
+	box := sandbox.New(sandbox.Config{State: p.cfg.State, NetNS: nets, Root: p.cfg.Root, Shim: own, Store: p.store, Tasks: p.tasks})
 	p.plugin("sandbox.controller.v1", "podsandbox")
 	p.nri = p.nriPlugins(ctx)
 	handlers := map[string]*pod.Handler{}

@@ -78,7 +78,7 @@ type CRIRuntime struct {
 	NoHugetlb         bool     `toml:"disable_hugetlb_controller" comment:"Leave huge page limits out."`
 	DeviceOwnership   bool     `toml:"device_ownership_from_security_context" comment:"Devices belong to the container's user and group."`
 	IgnoreVolumes     bool     `toml:"ignore_image_defined_volumes" comment:"Make no anonymous volumes for an image's VOLUME."`
-	NetNSInState      bool     `toml:"netns_mounts_under_state_dir" comment:"Pin network namespaces below state instead of /var/run/netns."`
+	NetNSInState      bool     `toml:"netns_mounts_under_state_dir" comment:"Pin network namespaces below state instead of /var/run/netns, where plugins in containers of their own look for them."`
 	UnprivilegedPorts bool     `toml:"enable_unprivileged_ports" comment:"Pods may bind to ports below 1024 without a capability."`
 	UnprivilegedICMP  bool     `toml:"enable_unprivileged_icmp" comment:"Pods may ping without a capability."`
 	CDI               *bool    `toml:"enable_cdi,omitempty" comment:"Deprecated: CDI devices are always on."`

@@ -27,6 +27,7 @@ import (
 // Config is what sandboxes are made of.
 type Config struct {
 	State string // directory of the pins; lost at reboot
+	NetNS string // directory of network namespaces; "" is with the other pins
 	Root  string // directory of the built-in root file system
 	Shim  string // path of berth-shim
 	Store *store.Store
@@ -55,6 +56,9 @@ func (s *Sandboxes) Pin(ctx context.Context, id string, o netns.Options) (netns.
 	}
 	if o.User != nil && len(o.User.Hold) == 0 {
 		o.User.Hold = []string{s.cfg.Shim, "hold-input"}
+	}
+	if s.cfg.NetNS != "" {
+		o.NetAt = filepath.Join(s.cfg.NetNS, "berth-"+id)
 	}
 	return netns.Make(ctx, s.pins(id), o)
 }

@@ -49,6 +49,56 @@ func holdBase(base string) (unlock func(), err error) {
 	return nil, nil
 }
 
+// spreads remembers the mounts that directories were found to be shared on.
+var spreads struct {
+	sync.Mutex
+	on map[string]uint64
+}
+
+// spread makes sure that mounts made in dir are seen in the mount namespaces that
+// have it from here, such as those of plugins' containers: as ip-netns(8) and other
+// runtimes do it, it becomes a shared mount of its own if it is on a private one. It
+// is everybody's, and stays.
+func spread(dir string) error {
+	spreads.Lock()
+	defer spreads.Unlock()
+	if id, err := mountID(dir); err == nil && spreads.on[dir] == id {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the directory of network namespaces: %w", err)
+	}
+	if err := share(dir); err != nil {
+		return err
+	}
+	id, err := mountID(dir)
+	if spreads.on == nil {
+		spreads.on = map[string]uint64{}
+	}
+	spreads.on[dir] = id
+	return err
+}
+
+func share(dir string) error {
+	if private, err := isPrivate(dir); err != nil || !private {
+		return err
+	}
+	if root, err := isMountRoot(dir); err != nil {
+		return err
+	} else if !root {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return &os.PathError{Op: "mount on itself", Path: dir, Err: err}
+		}
+	}
+	known.Lock()
+	known.mounts = nil
+	known.Unlock()
+	if err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return &os.PathError{Op: "make mount shared", Path: dir, Err: err}
+	}
+	return nil
+}
+
 // releaseBase ends the private mount when no set is left below it. The kernel
 // refuses while there is one.
 func releaseBase(base string) error {
@@ -78,14 +128,22 @@ func isMountRoot(path string) (bool, error) {
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// isPrivate reports whether the mount that path is on spreads to no other.
-func isPrivate(path string) (bool, error) {
+func mountID(path string) (uint64, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st); err != nil {
-		return false, &os.PathError{Op: "statx", Path: path, Err: err}
+		return 0, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return st.Mnt_id, nil
+}
+
+// isPrivate reports whether the mount that path is on spreads to no other.
+func isPrivate(path string) (bool, error) {
+	id, err := mountID(path)
+	if err != nil {
+		return false, err
 	}
 	known.Lock()
-	private, ok := known.mounts[st.Mnt_id]
+	private, ok := known.mounts[id]
 	known.Unlock()
 	if ok {
 		return private, nil
@@ -94,10 +152,10 @@ func isPrivate(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	private = !sharedIn(data, fmt.Sprint(st.Mnt_id))
+	private = !sharedIn(data, fmt.Sprint(id))
 	if private { // one that is shared is about to be covered; ids are used again
 		known.Lock()
-		known.mounts = map[uint64]bool{st.Mnt_id: true}
+		known.mounts = map[uint64]bool{id: true}
 		known.Unlock()
 	}
 	return private, nil

@@ -31,6 +31,10 @@ type Options struct {
 	Hostname      string            // of the new UTS namespace; "" leaves the host's name
 	Sysctls       map[string]string // each must belong to one of the new namespaces
 	User          *User             // nil: the host's
+	// NetAt is where the network namespace is pinned instead of below the directory,
+	// which then has a link to it; "" is below. Plugins that look at pods' namespaces
+	// from a container of theirs have one well-known directory of them mounted there.
+	NetAt string
 }
 
 // User is a new user namespace, which will own the other new ones.
@@ -92,7 +96,18 @@ func Make(ctx context.Context, dir string, o Options) (Set, error) {
 		return Set{}, fmt.Errorf("make the directory of namespaces: %w", kinded(err))
 	}
 	for _, k := range list {
-		f, err := os.OpenFile(filepath.Join(dir, k.name), os.O_CREATE|os.O_EXCL, 0o444)
+		at := filepath.Join(dir, k.name)
+		if k.flag == unix.CLONE_NEWNET && o.NetAt != "" {
+			// The link first: what it leads to is found again by it.
+			if err := os.Symlink(o.NetAt, at); err != nil {
+				return Set{}, fmt.Errorf("make the link to the network namespace: %w", err)
+			}
+			if err := spread(filepath.Dir(o.NetAt)); err != nil {
+				return Set{}, err
+			}
+			at = o.NetAt
+		}
+		f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL, 0o444)
 		if err != nil {
 			return Set{}, fmt.Errorf("make the file of the %s namespace: %w", k.name, err)
 		}
@@ -157,12 +172,19 @@ func pinAll(dir, from string, list []kind) error {
 func Open(dir string) Set {
 	var s Set
 	for i, p := range []*string{&s.Net, &s.IPC, &s.UTS, &s.User} {
-		path := filepath.Join(dir, kinds[i].name)
-		if isPin(path) {
+		if path := place(filepath.Join(dir, kinds[i].name)); isPin(path) {
 			*p = path
 		}
 	}
 	return s
+}
+
+// place is where a pin is: the path itself, or what it is a link to.
+func place(path string) string {
+	if to, err := os.Readlink(path); err == nil {
+		return to
+	}
+	return path
 }
 
 // nsfsMagic is NSFS_MAGIC of linux/magic.h.
@@ -191,9 +213,13 @@ func Remove(ctx context.Context, dir string) error {
 			continue
 		}
 		// Unlinking ends the copies that other mount namespaces have of the mount.
-		err := mount.Detach(at)
+		real := place(at)
+		err := mount.Detach(real)
 		if err == nil {
 			failpoint.Here("netns.detached")
+			err = os.Remove(real)
+		}
+		if real != at && (err == nil || errors.Is(err, os.ErrNotExist)) {
 			err = os.Remove(at)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -17,8 +17,8 @@ import (
 	"github.com/berthd/berth/base/errs"
 )
 
-// place is a directory for sets, with the proof at the end that nothing is left.
-func place(t *testing.T) string {
+// newBase is a directory for sets, with the proof at the end that nothing is left.
+func newBase(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "berth-netns-")
 	if err != nil {
@@ -76,7 +76,7 @@ func nsenter(t *testing.T, flags string, args ...string) string {
 }
 
 func TestMakeAndRemove(t *testing.T) {
-	base, ctx := place(t), context.Background()
+	base, ctx := newBase(t), context.Background()
 	dir := filepath.Join(base, "pod1")
 	s, err := Make(ctx, dir, Options{
 		Net: true, IPC: true, UTS: true, Hostname: "one",
@@ -132,7 +132,7 @@ func TestMakeAndRemove(t *testing.T) {
 }
 
 func TestNoThreadStaysAway(t *testing.T) {
-	base, ctx := place(t), context.Background()
+	base, ctx := newBase(t), context.Background()
 	want := link(t, "/proc/self/ns/net")
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -170,7 +170,7 @@ func TestNoThreadStaysAway(t *testing.T) {
 }
 
 func TestUserNamespaceOwnsTheOthers(t *testing.T) {
-	base, ctx := place(t), context.Background()
+	base, ctx := newBase(t), context.Background()
 	dir := filepath.Join(base, "pod")
 	ids := []Mapping{{0, 1 << 20, 65536}}
 	s, err := Make(ctx, dir, Options{
@@ -212,7 +212,7 @@ func TestUserNamespaceOwnsTheOthers(t *testing.T) {
 // owns; those of IPC take only its own root. The program is one that ends with its
 // input.
 func TestOwnedSysctls(t *testing.T) {
-	base, ctx := place(t), context.Background()
+	base, ctx := newBase(t), context.Background()
 	ids := []Mapping{{0, 1 << 20, 65536}}
 	want := map[string]string{"kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "100", "net.ipv4.ip_forward": "1", "kernel.domainname": "there"}
 	for i := range 20 {
@@ -240,7 +240,7 @@ func TestOwnedSysctls(t *testing.T) {
 }
 
 func TestSharedParentGetsAPrivateBase(t *testing.T) {
-	base, ctx := place(t), context.Background()
+	base, ctx := newBase(t), context.Background()
 	top := filepath.Dir(base)
 	if err := unix.Mount("tmpfs", top, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
@@ -267,10 +267,72 @@ func TestSharedParentGetsAPrivateBase(t *testing.T) {
 	}
 }
 
+// Plugins in containers of their own find a pod's namespace in a directory that is
+// mounted there: the pin must appear in it, and go.
+func TestNetworkNamespaceElsewhere(t *testing.T) {
+	base, ctx := newBase(t), context.Background()
+	nets := filepath.Join(filepath.Dir(base), "nets")
+	t.Cleanup(func() { _ = unix.Unmount(nets, unix.MNT_DETACH) })
+	if err := os.MkdirAll(nets, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	first := filepath.Join(base, "first")
+	if _, err := Make(ctx, first, Options{Net: true, NetAt: filepath.Join(nets, "first")}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "-m", "--propagation", "slave", "sh", "-c", "echo; read x")
+	in, _ := cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); _ = cmd.Wait() }()
+	_, _ = out.Read(make([]byte, 1))
+	sees := func(name string) bool {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", cmd.Process.Pid))
+		return err == nil && strings.Contains(string(data), filepath.Join(nets, name)+" ")
+	}
+	dir := filepath.Join(base, "pod")
+	s, err := Make(ctx, dir, Options{Net: true, UTS: true, NetAt: filepath.Join(nets, "pod")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Net != filepath.Join(nets, "pod") || s.UTS != filepath.Join(dir, "uts") || Open(dir) != s {
+		t.Errorf("%+v, opened %+v", s, Open(dir))
+	}
+	if !sees("first") || !sees("pod") {
+		t.Error("the pin does not appear in the other mount namespace")
+	}
+	for range 2 {
+		if err := Remove(ctx, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if sees("pod") || (Open(dir) != Set{}) {
+		t.Error("the pin is left")
+	}
+	// As a Make that died leaves it: a link that leads nowhere.
+	half := filepath.Join(base, "half")
+	if err := os.Mkdir(half, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(nets, "half"), filepath.Join(half, "net")); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{half, first} {
+		if err := Remove(ctx, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := os.ReadDir(nets); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 // A mount namespace made while a pod lives copies its pins; the pod's end must end
 // them there too.
 func TestCopiesInOtherMountNamespacesEnd(t *testing.T) {
-	base, ctx := place(t), context.Background()
+	base, ctx := newBase(t), context.Background()
 	dir := filepath.Join(base, "pod")
 	s, err := Make(ctx, dir, Options{Net: true})
 	if err != nil {
@@ -317,7 +379,7 @@ func TestSysctlNames(t *testing.T) {
 }
 
 func TestFailureLeavesNothingThatRemoveCannot(t *testing.T) {
-	base, ctx := place(t), context.Background()
+	base, ctx := newBase(t), context.Background()
 	dir := filepath.Join(base, "pod")
 	if _, err := Make(ctx, dir, Options{Net: true, UTS: true, Sysctls: map[string]string{"net.ipv4.ip_forward": "banana"}}); err == nil {
 		t.Fatal("a bad value was taken")
