@@ -44,3 +44,9 @@ func (p Places) Bundle(namespace, id string) string {
 // Dir is where the command line keeps a container's files; without an id, those of
 // all.
 func (p Places) Dir(id string) string { return filepath.Join(p.Root, "containers", id) }
+
+// Volume is the directory of a named volume; without a name, that of a namespace's
+// volumes.
+func (p Places) Volume(namespace, name string) string {
+	return filepath.Join(p.Root, "volumes", namespace, name)
+}

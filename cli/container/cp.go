@@ -11,6 +11,7 @@ import (
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -144,7 +145,7 @@ func (a *app) diffCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.withDiff(ctx, c, k, func(c *client.Client, d *diffed) error {
+			return a.withDiff(ctx, c, k, ocispec.MediaTypeImageLayer, func(c *client.Client, d *diffed) error {
 				pr, pw := io.Pipe()
 				var g errgroup.Group
 				g.Go(func() error {

@@ -353,6 +353,7 @@ func (k *creation) spec(ctx context.Context, mounts []*types.Mount, args []strin
 	return k.x.Build(spec.Facts{
 		ID: k.id, Namespace: k.c.Namespace, Image: k.image.Spec.Config, Args: args, User: user, Home: home, Network: k.net.namespace,
 		Files: files, Join: join, Getenv: os.LookupEnv, MakeDir: func(dir string) error { return os.MkdirAll(dir, 0o755) },
+		Volume: func(name, at string) (string, error) { return k.volume(name, at, mounts) },
 	})
 }
 

@@ -15,7 +15,6 @@ import (
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/api/types"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/id"
@@ -42,8 +41,8 @@ func leased(ctx context.Context, c *client.Client, fn func(*client.Client) error
 	return errors.Join(err, derr)
 }
 
-// withDiff has the daemon write the changes as an uncompressed layer.
-func (a *app) withDiff(ctx context.Context, c *client.Client, k *containersapi.Container, fn func(*client.Client, *diffed) error) error {
+// withDiff has the daemon write the changes as a layer of that type.
+func (a *app) withDiff(ctx context.Context, c *client.Client, k *containersapi.Container, mediaType string, fn func(*client.Client, *diffed) error) error {
 	return leased(ctx, c, func(c *client.Client) (err error) {
 		sn := k.GetSnapshotter()
 		st, err := c.Snapshots().Stat(ctx, &snapshotsapi.StatSnapshotRequest{Snapshotter: sn, Key: k.GetSnapshotKey()})
@@ -63,7 +62,7 @@ func (a *app) withDiff(ctx context.Context, c *client.Client, k *containersapi.C
 			_, rerr := c.Snapshots().Remove(context.WithoutCancel(ctx), &snapshotsapi.RemoveSnapshotRequest{Snapshotter: sn, Key: view})
 			err = errors.Join(err, rerr)
 		}()
-		r, err := c.Diffs().Diff(ctx, &diffapi.DiffRequest{Left: lower.GetMounts(), Right: upper.GetMounts(), MediaType: ocispec.MediaTypeImageLayer, Ref: view})
+		r, err := c.Diffs().Diff(ctx, &diffapi.DiffRequest{Left: lower.GetMounts(), Right: upper.GetMounts(), MediaType: mediaType, Ref: view})
 		if err != nil {
 			return err
 		}

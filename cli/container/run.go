@@ -27,6 +27,7 @@ func Commands(s *session.App) []*cobra.Command {
 		a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.killCommand(), a.pauseCommand(),
 		a.unpauseCommand(), a.waitCommand(), a.rmCommand(), a.renameCommand(), a.psCommand(), a.logsCommand(), a.execCommand(),
 		a.attachCommand(), a.inspectCommand(), a.topCommand(), a.statsCommand(), a.cpCommand(), a.diffCommand(), a.updateCommand(),
+		a.commitCommand(), a.exportCommand(), a.portCommand(), a.volumeCommand(),
 	}
 }
 

@@ -164,11 +164,11 @@ func (a *app) show(quiet bool) (client.Watch, func()) {
 	if quiet {
 		return nil, func() {}
 	}
-	var width func() int
+	var size func() (int, int)
 	if f, ok := a.Err.(*os.File); ok && term.Is(f) {
-		width = func() int { w, _ := term.Size(f); return w }
+		size = func() (int, int) { return term.Size(f) }
 	}
-	s := progress.New(a.Err, width)
+	s := progress.New(a.Err, size)
 	return func(p *transfer.Progress) {
 		s.Tell(progress.Event{Name: p.GetName(), Status: p.GetEvent(), Done: p.GetProgress(), Total: p.GetTotal(), Quiet: isDocument(p.GetDesc().GetMediaType())})
 	}, s.Close

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sort"
 	"time"
 
@@ -187,34 +186,13 @@ func (a *app) saveCommand() *cobra.Command {
 				return err
 			}
 		}
-		return a.intoFile(file, func(w io.Writer) error { return export(ctx, c, src, dst, w) })
+		return a.IntoFile(file, func(w io.Writer) error { return export(ctx, c, src, dst, w) })
 	})
 	f := cmd.Flags()
 	f.StringVarP(&file, "output", "o", "", "write to this `file` instead of stdout")
 	f.StringSliceVar(&list, "platform", nil, "only these platforms (`os/arch`)")
 	f.BoolVar(&all, "all-platforms", false, "fail if any platform is not here")
 	return cmd
-}
-
-// intoFile writes to a file, which appears whole or not at all, or to stdout,
-// which must not be a terminal.
-func (a *app) intoFile(name string, fn func(io.Writer) error) error {
-	if name == "" || name == "-" {
-		if f, ok := a.Out.(*os.File); ok && term.Is(f) {
-			return errors.New("this would write an archive to your terminal: use -o FILE, or redirect")
-		}
-		return fn(a.Out)
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".berth-save-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	err = fn(f)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }
 
 func export(ctx context.Context, c *client.Client, src *transfer.ImageStore, dst *transfer.ImageExportStream, w io.Writer) error {

@@ -6,6 +6,7 @@ package progress
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,7 +34,7 @@ type part struct {
 type Show struct {
 	w        io.Writer
 	terminal bool
-	width    func() int
+	size     func() (columns, rows int)
 	now      func() time.Time
 
 	mu     sync.Mutex
@@ -44,9 +45,9 @@ type Show struct {
 	said   map[string]string
 }
 
-// New shows on w. For a terminal, width tells its columns; nil means plain lines.
-func New(w io.Writer, width func() int) *Show {
-	return &Show{w: w, terminal: width != nil, width: width, now: time.Now, byName: map[string]*part{}, said: map[string]string{}}
+// New shows on w. For a terminal, size tells its size; nil means plain lines.
+func New(w io.Writer, size func() (columns, rows int)) *Show {
+	return &Show{w: w, terminal: size != nil, size: size, now: time.Now, byName: map[string]*part{}, said: map[string]string{}}
 }
 
 // interval is the shortest time between two pictures.
@@ -116,18 +117,48 @@ func (s *Show) draw(now time.Time) {
 	if s.drawn > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA", s.drawn)
 	}
-	width := max(s.width(), 40)
+	columns, rows := s.size()
+	visible, hidden := s.visible(max(rows-2, 3))
 	lines := 0
-	for _, p := range s.parts {
-		if p.Quiet {
-			continue
-		}
-		b.WriteString(p.line(width-1, now))
+	for _, p := range visible {
+		b.WriteString(p.line(max(columns, 40)-1, now))
 		b.WriteString("\x1b[K\n")
 		lines++
 	}
+	if hidden > 0 {
+		fmt.Fprintf(&b, "and %d more, of which %d are done\x1b[K\n", hidden, s.ended())
+		lines++
+	}
+	b.WriteString("\x1b[J")
 	s.drawn, s.redraw = lines, now
 	_, _ = io.WriteString(s.w, b.String()) // a display that cannot be written has no other use
+}
+
+// visible are the parts that a picture of so many rows shows: all, or those that are
+// under way, as far as there is room.
+func (s *Show) visible(rows int) (out []*part, hidden int) {
+	for _, p := range s.parts {
+		if !p.Quiet {
+			out = append(out, p)
+		}
+	}
+	if len(out) <= rows {
+		return out, 0
+	}
+	all := len(out)
+	out = slices.DeleteFunc(out, func(p *part) bool { return p.Done >= p.Total })
+	out = out[:min(len(out), rows-1)]
+	return out, all - len(out)
+}
+
+func (s *Show) ended() int {
+	n := 0
+	for _, p := range s.parts {
+		if !p.Quiet && p.Done >= p.Total {
+			n++
+		}
+	}
+	return n
 }
 
 // line is one part in at most width columns.

@@ -1,6 +1,7 @@
 package progress
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func TestPlain(t *testing.T) {
 func TestBars(t *testing.T) {
 	var b strings.Builder
 	now := time.Unix(1000, 0)
-	s := New(&b, func() int { return 80 })
+	s := New(&b, func() (int, int) { return 80, 24 })
 	s.now = func() time.Time { return now }
 	s.Tell(Event{Name: layer, Status: "downloading", Done: 0, Total: 4_000_000})
 	now = now.Add(time.Second)
@@ -41,7 +42,7 @@ func TestBars(t *testing.T) {
 			t.Errorf("%q lacks %q", got, part)
 		}
 	}
-	if n := len(strings.TrimSuffix(strings.TrimPrefix(got, "\x1b[1A"), "\x1b[K\n")); n > 79 {
+	if n := len(strings.TrimSuffix(strings.TrimPrefix(got, "\x1b[1A"), "\x1b[K\n\x1b[J")); n > 79 {
 		t.Errorf("the line has %d columns: it would wrap", n)
 	}
 	b.Reset()
@@ -49,5 +50,25 @@ func TestBars(t *testing.T) {
 	s.Tell(Event{Name: layer, Status: "downloading", Done: 2_100_000, Total: 4_000_000})
 	if b.Len() != 0 {
 		t.Error("it draws more often than the interval")
+	}
+}
+
+func TestMorePartsThanRows(t *testing.T) {
+	var b strings.Builder
+	s := New(&b, func() (int, int) { return 80, 7 })
+	for i := range 12 {
+		name := strings.Replace(layer, "e659", fmt.Sprintf("%04d", i), 1)
+		s.Tell(Event{Name: name, Status: "downloading", Done: 1, Total: 100})
+		if i%2 == 0 {
+			s.Tell(Event{Name: name, Status: "complete", Done: 100, Total: 100})
+		}
+	}
+	b.Reset()
+	s.Close()
+	if n := strings.Count(b.String(), "\n"); n > 5 {
+		t.Errorf("%d lines on a screen of 7 rows", n)
+	}
+	if !strings.Contains(b.String(), "and 8 more, of which 6 are done") {
+		t.Errorf("%q", b.String())
 	}
 }

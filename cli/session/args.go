@@ -2,13 +2,18 @@ package session
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"sort"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/berthd/berth/cli/table"
+	"github.com/berthd/berth/cli/term"
 )
 
 // ExactArgs is cobra's check with a message that shows the usage.
@@ -107,4 +112,25 @@ func (a *App) Objects(all []any, format string) error {
 		}
 	}
 	return nil
+}
+
+// IntoFile writes to a file, which appears whole or not at all, or to stdout,
+// which must not be a terminal.
+func (a *App) IntoFile(name string, fn func(io.Writer) error) error {
+	if name == "" || name == "-" {
+		if f, ok := a.Out.(*os.File); ok && term.Is(f) {
+			return errors.New("this would write an archive to your terminal: use -o FILE, or redirect")
+		}
+		return fn(a.Out)
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".berth-save-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	err = fn(f)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
 }

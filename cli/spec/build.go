@@ -27,6 +27,8 @@ type Facts struct {
 	Join          map[string]string // other namespaces: kind to path
 	Getenv        func(string) (string, bool)
 	MakeDir       func(string) error
+	// Volume gives the directory of a named volume that is mounted at a place.
+	Volume func(name, at string) (string, error)
 }
 
 // capabilities that a container has by default: Docker's.
@@ -137,7 +139,7 @@ func (x *Flags) mounts(s *rspec.Spec, f Facts) error {
 	if err != nil {
 		return err
 	}
-	asked, err := x.asked(f.MakeDir)
+	asked, err := x.asked(f)
 	if err != nil {
 		return err
 	}

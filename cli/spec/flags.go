@@ -58,7 +58,7 @@ func (x *Flags) Add(f *pflag.FlagSet) {
 	f.BoolVar(&x.Privileged, "privileged", false, "all capabilities and devices, and no confinement")
 	f.StringSliceVar(&x.CapAdd, "cap-add", nil, "add a `capability`, or ALL")
 	f.StringSliceVar(&x.CapDrop, "cap-drop", nil, "drop a `capability`, or ALL")
-	f.StringArrayVarP(&x.Volumes, "volume", "v", nil, "bind mount: `HOST:PATH[:OPTIONS]`, options are ro, rw, rshared, …")
+	f.StringArrayVarP(&x.Volumes, "volume", "v", nil, "bind mount `SOURCE:PATH[:OPTIONS]`: SOURCE is a path or a volume, options are ro, rw, rshared, …")
 	f.StringArrayVar(&x.MountSpecs, "mount", nil, "mount by a `SPEC`: type=bind|tmpfs,source=…,target=…[,readonly,…]")
 	f.StringArrayVar(&x.Tmpfs, "tmpfs", nil, "mount a tmpfs at `PATH[:OPTIONS]`")
 	f.StringVar(&x.ShmSize, "shm-size", "64m", "`size` of /dev/shm")

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	rspec "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/base/id"
 )
 
 // standard are the mounts that every container has.
@@ -36,16 +38,20 @@ func (x *Flags) standard() ([]rspec.Mount, error) {
 }
 
 // asked are the mounts of -v, --mount and --tmpfs. Sources of -v are made if they
-// are missing, as Docker does: make is called for them.
-func (x *Flags) asked(make func(dir string) error) ([]rspec.Mount, error) {
+// are missing, as Docker does, and names are looked up.
+func (x *Flags) asked(f Facts) ([]rspec.Mount, error) {
 	var out []rspec.Mount
 	for _, v := range x.Volumes {
 		m, err := volume(v)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := os.Stat(m.Source); os.IsNotExist(err) {
-			if err := make(m.Source); err != nil {
+		if !filepath.IsAbs(m.Source) {
+			if m.Source, err = f.Volume(m.Source, m.Destination); err != nil {
+				return nil, fmt.Errorf("volume %q: %w", v, err)
+			}
+		} else if _, err := os.Stat(m.Source); os.IsNotExist(err) {
+			if err := f.MakeDir(m.Source); err != nil {
 				return nil, fmt.Errorf("volume %q: %w", v, err)
 			}
 		}
@@ -95,8 +101,8 @@ func volume(s string) (rspec.Mount, error) {
 		}
 		src = abs
 	}
-	if !filepath.IsAbs(src) {
-		return rspec.Mount{}, invalid("volume %q: %q is no path; volumes with names are not kept: write /host/path or ./path", s, src)
+	if !filepath.IsAbs(src) && id.Check("volume", src) != nil {
+		return rspec.Mount{}, invalid("volume %q: %q is neither a path nor a name: write /host/path, ./path or a name", s, src)
 	}
 	if !path.IsAbs(at) || path.Clean(at) == "/" {
 		return rspec.Mount{}, invalid("volume %q: its place in the container must be an absolute path below /", s)

@@ -31,6 +31,7 @@ func build(t *testing.T, f Facts, args ...string) (*rspec.Spec, error) {
 	if f.Getenv == nil {
 		f.Getenv = func(k string) (string, bool) { return "from outside", k == "OUT" }
 	}
+	f.Volume = func(name, at string) (string, error) { return "/volumes/" + name + at, nil }
 	if f.MakeDir == nil {
 		f.MakeDir = func(string) error { return nil }
 	}
@@ -85,8 +86,11 @@ func TestEnvironment(t *testing.T) {
 func TestMounts(t *testing.T) {
 	var made []string
 	s := must(t, Facts{MakeDir: func(d string) error { made = append(made, d); return nil }, Files: []rspec.Mount{{Destination: "/etc/hosts", Source: "ours"}}},
-		"-v", "/no/such/dir:/data:ro,rshared", "-v", "/tmp:/etc/hosts", "--tmpfs", "/t:size=1m", "--mount", "type=bind,src=/tmp,dst=/data/in,readonly", "--shm-size", "1m")
+		"-v", "/no/such/dir:/data:ro,rshared", "-v", "/tmp:/etc/hosts", "-v", "kept:/k", "--tmpfs", "/t:size=1m", "--mount", "type=bind,src=/tmp,dst=/data/in,readonly", "--shm-size", "1m")
 	at := map[string]rspec.Mount{}
+	if i := slices.IndexFunc(s.Mounts, func(m rspec.Mount) bool { return m.Source == "/volumes/kept/k" }); i < 0 {
+		t.Error("the named volume is not mounted")
+	}
 	for _, m := range s.Mounts {
 		if _, twice := at[m.Destination]; twice {
 			t.Errorf("two mounts at %s", m.Destination)
@@ -194,7 +198,7 @@ func TestBadInputSaysWhatIsWrong(t *testing.T) {
 		want  string
 	}{
 		{[]string{"-m", "lots"}, "--memory"}, {[]string{"--cpus", "-1"}, "--cpus"}, {[]string{"--cpus", "1", "--cpu-quota", "5"}, "excludes"},
-		{[]string{"-m", "2g", "--memory-swap", "1g"}, "--memory-swap"}, {[]string{"-v", "data:/x"}, "no path"}, {[]string{"-v", "/a:/"}, "below /"},
+		{[]string{"-m", "2g", "--memory-swap", "1g"}, "--memory-swap"}, {[]string{"-v", "da ta:/x"}, "neither a path nor a name"}, {[]string{"-v", "/a:/"}, "below /"},
 		{[]string{"-v", "/a:/b:odd"}, `"odd" is not known`}, {[]string{"-v", "/a:/b", "-v", "/c:/b"}, "two mounts"}, {[]string{"--tmpfs", "t"}, "absolute"},
 		{[]string{"--mount", "type=nfs,target=/x"}, "bind and tmpfs"}, {[]string{"--mount", "target=/x,source=/no/such"}, "no such file"},
 		{[]string{"--cap-add", "fly"}, "not known"}, {[]string{"--ulimit", "x=1"}, "NAME=SOFT"}, {[]string{"--ulimit", "nofile=2:1"}, "above"},
