@@ -3,7 +3,9 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"maps"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -51,14 +53,15 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	p.nri = p.nriPlugins(ctx)
 	handlers := map[string]*pod.Handler{}
 	for name, r := range cfg.Containerd.Runtimes {
-		h, err := p.handler(launcher, name, r, owner)
-		if err != nil { // one that is broken stops neither the others nor the daemon
-			p.log.Error("a runtime cannot be used", "name", name, "error", err)
-			h = &pod.Handler{Broken: err}
+		handlers[name] = p.handler(p.cfg, name, r)
+		if dir := r.CNIConfDir; dir != "" && handlers[name].Broken == nil {
+			handlers[name].Networks = p.network(owner, dir, cmp.Or(r.CNIMax, cfg.CNI.Max))
+			p.networks = append(p.networks, handlers[name].Networks)
 		}
-		handlers[name] = h
 	}
 	handlers[""] = handlers[cfg.Containerd.Default]
+	p.changed = append(p.changed, p.newRuntimes)
+	p.live = append(p.live, `plugins."io.containerd.cri.v1.runtime".containerd`)
 	p.pods = pod.New(ctx, pod.Config{
 		Root: p.cfg.Root, State: p.cfg.State, GC: p.collect, Store: p.store, Tasks: p.tasks, Sandbox: box, Images: p.images, Exchange: p.exchange,
 		NRI: p.nri, Networks: p.networks[0], CNIDir: cfg.CNI.ConfDir, CNITemplate: cfg.CNI.Template, Owner: owner, Host: host, Handlers: handlers,
@@ -115,18 +118,50 @@ func ownKernel(r config.Handler) bool {
 	return r.Type != config.RuncType || strings.HasPrefix(filepath.Base(binary), "runsc")
 }
 
-// handler builds one runtime handler.
-func (p *parts) handler(launcher *shim.Launcher, name string, r config.Handler, owner cni.Owner) (*pod.Handler, error) {
+// newRuntimes takes over the runtimes of a configuration that was read again. Those
+// that are as they were stay, with what was learned of them; one that is gone stays for
+// the pods that it runs. Networks of a runtime's own wait for a restart.
+func (p *parts) newRuntimes(next config.Config) {
+	was, is := p.last.Plugins.Runtime, next.Plugins.Runtime
+	all := maps.Clone(p.pods.Handlers())
+	same := reflect.DeepEqual(specSettings(was), specSettings(is))
+	for name, r := range is.Containerd.Runtimes {
+		old, had := was.Containerd.Runtimes[name]
+		if had && same && reflect.DeepEqual(old, r) && p.last.SnapshotterOf(name) == next.SnapshotterOf(name) && all[name] != nil {
+			continue
+		}
+		h := p.handler(next, name, r)
+		if before := all[name]; before != nil {
+			h.Networks = before.Networks
+		}
+		all[name] = h
+	}
+	all[""] = all[is.Containerd.Default]
+	p.pods.SetHandlers(all)
+}
+
+// handler builds one runtime handler. One that is broken stops neither the others nor
+// the daemon.
+func (p *parts) handler(cfg config.Config, name string, r config.Handler) *pod.Handler {
+	h, err := p.tryHandler(cfg, name, r)
+	if err != nil {
+		p.log.Error("a runtime cannot be used", "name", name, "error", err)
+		return &pod.Handler{Broken: err}
+	}
+	return h
+}
+
+func (p *parts) tryHandler(cfg config.Config, name string, r config.Handler) (*pod.Handler, error) {
 	options, err := r.ShimOptions()
 	if err != nil {
 		return nil, err
 	}
-	h := &pod.Handler{Runtime: r.Type, Options: options, Snapshotter: p.cfg.SnapshotterOf(name)}
+	h := &pod.Handler{Runtime: r.Type, Options: options, Snapshotter: cfg.SnapshotterOf(name)}
 	if r.Path != "" {
 		h.Runtime = r.Path
 	}
 	h.Handler = podspec.Handler{
-		Settings: specSettings(p.cfg.Plugins.Runtime), PodAnnotations: r.PodAnnotations, ContainerAnnotations: r.CtrAnnotations,
+		Settings: specSettings(cfg.Plugins.Runtime), PodAnnotations: r.PodAnnotations, ContainerAnnotations: r.CtrAnnotations,
 		NoHostDevices: r.PrivilegedNoDevices, AllowAllDevices: r.PrivilegedAllowed, CgroupWritable: r.CgroupWritable,
 		Sandboxed: ownKernel(r),
 	}
@@ -142,12 +177,8 @@ func (p *parts) handler(launcher *shim.Launcher, name string, r config.Handler, 
 			return nil, err
 		}
 	}
-	if r.CNIConfDir != "" {
-		h.Networks = p.network(owner, r.CNIConfDir, cmp.Or(r.CNIMax, p.cfg.Plugins.Runtime.CNI.Max))
-		p.networks = append(p.networks, h.Networks)
-	}
 	h.Learn = func(ctx context.Context) (bool, bool) {
-		f, err := launcher.Features(ctx, h.Runtime, options)
+		f, err := p.launcher.Features(ctx, h.Runtime, options)
 		if err != nil {
 			p.log.Warn("a runtime does not say what it can do", "runtime", h.Runtime, "error", err)
 			return false, false
@@ -168,10 +199,6 @@ func (p *parts) registerCRI(s *grpc.Server) {
 	if p.pods == nil {
 		return // disabled by the configuration
 	}
-	own := map[string]string{}
-	for name := range cfg.Runtime.Containerd.Runtimes {
-		own[name] = p.cfg.SnapshotterOf(name)
-	}
 	var pinned []string
 	for name, ref := range cfg.Images.Pinned {
 		if name != "sandbox" {
@@ -179,7 +206,15 @@ func (p *parts) registerCRI(s *grpc.Server) {
 		}
 	}
 	criapi.RegisterRuntimeServiceServer(s, cri.Runtime{Pods: p.pods, Streams: p.streams, BuildVersion: Version})
-	criapi.RegisterImageServiceServer(s, cri.Images{Store: p.store, Images: p.images, Snapshotters: own, PullIdle: cfg.Images.ProgressTimeout.Std(), Pinned: pinned})
+	criapi.RegisterImageServiceServer(s, cri.Images{Store: p.store, Images: p.images, Snapshotter: p.snapshotterOf, PullIdle: cfg.Images.ProgressTimeout.Std(), Pinned: pinned})
+}
+
+// snapshotterOf is where images of a runtime are unpacked; "" is the default.
+func (p *parts) snapshotterOf(handler string) string {
+	if h := p.pods.Handlers()[handler]; h != nil {
+		return h.Snapshotter
+	}
+	return ""
 }
 
 // criPlugin is the name by which the configuration disables the CRI.

@@ -48,7 +48,7 @@ func (p *parts) reload(s Setup) {
 		p.log.Error("the configuration stays as it was", "error", err)
 		return
 	}
-	changes, err := config.Changes(p.cfg, next)
+	changes, err := config.Changes(p.last, next)
 	if err != nil {
 		p.log.Error("the configuration stays as it was", "error", err)
 		return
@@ -73,7 +73,7 @@ func (p *parts) reload(s Setup) {
 			later = append(later, c)
 		}
 	}
-	p.cfg = next
+	p.last = next
 	s.Level.Set(min(level, slog.LevelInfo)) // this line is the answer to whoever asked
 	p.log.Info("configuration is read again", "taken", now, "after_restart", later, "files", next.Files)
 	s.Level.Set(level)

@@ -61,6 +61,7 @@ type parts struct {
 	warnings []containerd.Warning
 	uuid     string
 	systemd  systemd
+	last     config.Config // as read last; reload's own
 
 	// changed are called with a configuration that was read again, each for its part;
 	// none of them may fail.
@@ -71,7 +72,7 @@ type parts struct {
 // wire builds the daemon. Each part names the plugin that clients of the API see
 // for it.
 func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, error) {
-	p := &parts{cfg: cfg, log: log}
+	p := &parts{cfg: cfg, last: cfg, log: log}
 	p.waits, p.endWaits = context.WithCancelCause(context.WithoutCancel(ctx))
 	for _, d := range []string{cfg.Root, cfg.State} {
 		if err := os.MkdirAll(d, 0o711); err != nil {

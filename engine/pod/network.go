@@ -69,7 +69,7 @@ func (p *Pods) detach(ctx context.Context, pod *Pod) error {
 		return err
 	}
 	nets := p.cfg.Networks
-	if h := p.cfg.Handlers[pod.Handler]; h != nil {
+	if h := p.handlers()[pod.Handler]; h != nil {
 		nets = p.networks(h)
 	}
 	return nets.End(ctx, saved)

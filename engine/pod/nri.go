@@ -24,7 +24,7 @@ import (
 
 func (p *Pods) nriPod(pod *Pod) *api.PodSandbox {
 	systemd := false
-	if h := p.cfg.Handlers[pod.Handler]; h != nil {
+	if h := p.handlers()[pod.Handler]; h != nil {
 		systemd = h.SystemdCgroup
 	}
 	return podspec.NRIPod(p.specPod(pod), systemd, pod.Handler, pod.IPs)
@@ -42,7 +42,7 @@ func (p *Pods) nriContainer(c *Container, sp *specs.Spec) *api.Container {
 		ID: c.ID, Pod: c.Pod, Config: c.Config, State: nriStates[c.State], Pid: c.Pid, Created: c.CreatedAt, Started: c.StartedAt, Finished: c.FinishedAt,
 		ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message, Image: c.ImageName, Digest: digest, ConfigDigest: c.ImageID,
 	}
-	if h := p.cfg.Handlers[p.podOf(c).Handler]; h != nil {
+	if h := p.handlers()[p.podOf(c).Handler]; h != nil {
 		st.UnsetSeccomp = h.Settings.UnsetSeccomp
 	}
 	return podspec.NRIContainer(sp, st)

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -92,6 +93,7 @@ type Pods struct {
 	log    *slog.Logger
 	locks  keylock.Map // one change of a pod or container at a time
 	stages stages      // what is done by those who hold them
+	named  atomic.Pointer[map[string]*Handler]
 	stops  keylock.Map // held by who sent a container its stop signal
 	ooms   marks       // containers that met their memory limit
 	makes  makings     // pods and containers that are being made
@@ -117,8 +119,19 @@ func New(ctx context.Context, cfg Config) *Pods {
 	p := &Pods{cfg: cfg, store: cfg.Store, tasks: cfg.Tasks, log: cfg.Log, feed: newFeed()}
 	p.mu.pods, p.mu.containers = map[key]*Pod{}, map[key]*Container{}
 	p.life, p.stop = context.WithCancel(ctx)
+	p.named.Store(&cfg.Handlers)
 	return p
 }
+
+// handlers are the runtimes by name, "" being the default. The map is never changed.
+func (p *Pods) handlers() map[string]*Handler { return *p.named.Load() }
+
+// SetHandlers replaces the runtimes: those of the pods that there are have to be among
+// them. all must not be changed any more.
+func (p *Pods) SetHandlers(all map[string]*Handler) { p.named.Store(&all) }
+
+// Handlers are the runtimes by name. The map is not to be changed.
+func (p *Pods) Handlers() map[string]*Handler { return p.handlers() }
 
 // Close waits for the work in progress; pods run on.
 func (p *Pods) Close() error {
@@ -203,14 +216,14 @@ func (p *Pods) networks(h *Handler) *cni.Networks {
 }
 
 func (p *Pods) handler(name string) (*Handler, error) {
-	if h := p.cfg.Handlers[name]; h != nil && h.Broken != nil {
+	if h := p.handlers()[name]; h != nil && h.Broken != nil {
 		return nil, errs.New(errs.FailedPrecondition, "runtime handler %q cannot be used: %w", name, h.Broken)
 	} else if h != nil {
 		h.learn(p.life)
 		return h, nil
 	}
 	var have []string
-	for n := range p.cfg.Handlers {
+	for n := range p.handlers() {
 		if n != "" {
 			have = append(have, n)
 		}

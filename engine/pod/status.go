@@ -42,7 +42,7 @@ const (
 
 // CgroupDriver is that of the default handler.
 func (p *Pods) CgroupDriver() string {
-	if h := p.cfg.Handlers[""]; h != nil && h.SystemdCgroup {
+	if h := p.handlers()[""]; h != nil && h.SystemdCgroup {
 		return Systemd
 	}
 	return Cgroupfs
@@ -52,7 +52,7 @@ func (p *Pods) CgroupDriver() string {
 // not make the node unready; they are told.
 func (p *Pods) Status(ctx context.Context, verbose bool) (Status, error) {
 	run := Condition{Type: "RuntimeReady", OK: true, Message: p.complaints()}
-	if h := p.cfg.Handlers[""]; h == nil || h.Broken != nil {
+	if h := p.handlers()[""]; h == nil || h.Broken != nil {
 		run.OK, run.Reason = false, "DefaultRuntimeBroken"
 	}
 	net := p.cfg.Networks.Condition(ctx)
@@ -66,7 +66,7 @@ func (p *Pods) Status(ctx context.Context, verbose bool) (Status, error) {
 		old.Reason, old.Message = "ContainerdHasDeprecationWarnings", strings.Join(p.cfg.Warnings, "; ")
 	}
 	st.Conditions = append(st.Conditions, old)
-	for name, h := range p.cfg.Handlers {
+	for name, h := range p.handlers() {
 		if h.Broken != nil {
 			continue
 		}
@@ -85,7 +85,7 @@ func (p *Pods) Status(ctx context.Context, verbose bool) (Status, error) {
 // unready, the default runtime excepted.
 func (p *Pods) complaints() string {
 	var all []string
-	for name, h := range p.cfg.Handlers {
+	for name, h := range p.handlers() {
 		if h.Broken != nil {
 			all = append(all, fmt.Sprintf("runtime handler %q cannot be used: %v", name, h.Broken))
 		}
@@ -108,7 +108,7 @@ func (p *Pods) statusInfo(ctx context.Context) (map[string]string, error) {
 		out["lastCNILoadStatus"] = string(b)
 	}
 	handlers := map[string]any{}
-	for name, h := range p.cfg.Handlers {
+	for name, h := range p.handlers() {
 		if name != "" {
 			handlers[name] = map[string]any{"runtimeType": h.Runtime, "snapshotter": h.Snapshotter, "systemdCgroup": h.SystemdCgroup, "sandboxed": h.Sandboxed}
 		}

@@ -50,7 +50,7 @@ func (p *Pods) ContainerView(ctx context.Context, ns, id string, verbose bool) (
 // podInfo is what `crictl inspectp` shows under info. The names of the fields are
 // those that tools read of containerd.
 func (p *Pods) podInfo(ctx context.Context, pod *Pod) (map[string]string, error) {
-	h := p.cfg.Handlers[pod.Handler]
+	h := p.handlers()[pod.Handler]
 	if h == nil {
 		h = &Handler{}
 	}
@@ -86,7 +86,7 @@ func (p *Pods) podInfo(ctx context.Context, pod *Pod) (map[string]string, error)
 
 // containerInfo is what `crictl inspect` shows under info.
 func (p *Pods) containerInfo(ctx context.Context, c *Container) (map[string]string, error) {
-	h := p.cfg.Handlers[p.podOf(c).Handler]
+	h := p.handlers()[p.podOf(c).Handler]
 	if h == nil {
 		h = &Handler{}
 	}

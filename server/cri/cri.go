@@ -48,11 +48,11 @@ type Runtime struct {
 // Images serves runtime.v1.ImageService.
 type Images struct {
 	api.UnimplementedImageServiceServer
-	Store        *store.Store
-	Images       *image.Images
-	Snapshotters map[string]string // of the runtime handlers that have their own
-	PullIdle     time.Duration     // a pull without progress is given up after it; 0: never
-	Pinned       []string          // names of images that a kubelet must not remove
+	Store       *store.Store
+	Images      *image.Images
+	Snapshotter func(handler string) string // of a runtime; "" is the default one
+	PullIdle    time.Duration               // a pull without progress is given up after it; 0: never
+	Pinned      []string                    // names of images that a kubelet must not remove
 }
 
 func (s Images) scope(ctx context.Context) store.Scoped {

@@ -56,7 +56,7 @@ func (s Images) PullImage(ctx context.Context, r *api.PullImageRequest) (*api.Pu
 		return nil, err
 	}
 	e, err := s.Images.PullForNode(ctx, s.scope(ctx), image.NodePull{
-		Ref: r.GetImage().GetImage(), Snapshotter: s.Snapshotters[handlerOf(r)], Credential: c, Server: r.GetAuth().GetServerAddress(), Idle: s.PullIdle,
+		Ref: r.GetImage().GetImage(), Snapshotter: s.Snapshotter(handlerOf(r)), Credential: c, Server: r.GetAuth().GetServerAddress(), Idle: s.PullIdle,
 		Pinned: s.Pinned,
 	})
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/berthd/berth/test/lab"
 )
 
@@ -157,4 +159,52 @@ func reload(t *testing.T, d *lab.Daemon, want string) {
 		t.Fatal(err)
 	}
 	lab.Until(t, 10*time.Second, want, func() bool { return strings.Contains(d.Log.String(), want) })
+}
+
+// TestNewRuntimes: a runtime that is added while the daemon runs can be used after
+// SIGHUP, as GPU installers expect; those that are there are not touched.
+func TestNewRuntimes(t *testing.T) {
+	l := lab.New(t)
+	file := filepath.Join(l.Dir, "c.toml")
+	const text = `version = 3
+[plugins."io.containerd.cri.v1.runtime".cni]
+conf_dir = %q
+`
+	const more = `[plugins."io.containerd.cri.v1.runtime".containerd]
+default_runtime_name = "nvidia"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.nvidia]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.nvidia.options]
+BinaryName = %q
+`
+	write(t, file, text, filepath.Join(l.Dir, "net.d"))
+	d := l.Daemon("--config", file)
+	conn, err := d.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	names := func() string {
+		t.Helper()
+		r, err := cri.NewRuntimeServiceClient(conn).Status(t.Context(), &cri.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, h := range r.GetRuntimeHandlers() {
+			all = append(all, h.GetName())
+		}
+		return strings.Join(all, " ")
+	}
+	if got := strings.Fields(names()); len(got) != 1 || got[0] != "runc" {
+		t.Fatalf("%q", got)
+	}
+	write(t, file, text+more, filepath.Join(l.Dir, "net.d"), lab.Tool(t, "runc"))
+	reload(t, d, "configuration is read again")
+	if got := names(); !strings.Contains(got, "nvidia") || !strings.Contains(got, "runc") {
+		t.Errorf("%q", got)
+	}
+	if log := d.Log.String(); !strings.Contains(log, "after_restart=[]") {
+		t.Error(log)
+	}
 }
