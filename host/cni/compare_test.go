@@ -288,6 +288,14 @@ func TestUnknownKeysGoToTheProgram(t *testing.T) {
 	if w.nets.inProcess(call{verb: "CHECK", typ: "bridge", stdin: []byte(good)}) {
 		t.Error("CHECK is the program's")
 	}
+	// Rules are written here only where iptables writes them to nf_tables.
+	masq := []byte(strings.Replace(good, `"type":"bridge"`, `"type":"bridge","ipMasq":true`, 1))
+	for kind, want := range map[string]bool{"legacy": false, "nf_tables": true} {
+		t.Setenv("PATH", w.fake("iptables", `echo "iptables v1.8.9 (`+kind+`)"`)+":/usr/bin:/bin")
+		if got := w.nets.inProcess(call{verb: "ADD", network: "n", typ: "bridge", stdin: masq}); got != want {
+			t.Errorf("iptables is %s: in process %v", kind, got)
+		}
+	}
 	// A program that is not the stock one is somebody's own.
 	w.nets.run.dirs = []string{w.fake("bridge", "echo my own bridge >&2")}
 	if w.nets.inProcess(call{verb: "ADD", typ: "bridge", stdin: []byte(good)}) {
@@ -362,5 +370,35 @@ func TestMasqueradeTwoAddressesOfAFamily(t *testing.T) {
 	}
 	if out := save(); strings.Contains(out, "CNI-") {
 		t.Errorf("rules are left:\n%s", out)
+	}
+}
+
+// Another program that never lets go of the addresses' lock does not hang us.
+func TestLockThatIsHeld(t *testing.T) {
+	_, w := sides(t, `{"type":"bridge","bridge":"nebr0","ipam":{"type":"host-local","dataDir":"DATA","subnet":"10.103.1.0/24"}}`)
+	dir := filepath.Join(w.data, "net")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	held := exec.Command("flock", filepath.Join(dir, "lock"), "sh", "-c", "echo; read x")
+	in, _ := held.StdinPipe()
+	out, _ := held.StdoutPipe()
+	if err := held.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); _ = held.Wait() }()
+	_, _ = out.Read(make([]byte, 1))
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	var err error
+	s := w.plan(Request{ContainerID: "a", NetNS: w.pod()})
+	w.within(func() { _, err = w.nets.Add(ctx, s) })
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), dir+"/lock") {
+		t.Errorf("%v", err)
+	}
+	in.Close()
+	_ = held.Wait()
+	if _, err := w.add(s); err != nil {
+		t.Error(err)
 	}
 }

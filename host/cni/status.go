@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -148,8 +150,8 @@ func (n *Networks) Files() []File {
 	for _, w := range f.networks {
 		out = append(out, File{Path: w.file, Network: w.list.Name, Config: w.raw})
 	}
-	for path, err := range f.broken {
-		out = append(out, File{Path: path, Error: err.Error()})
+	for _, path := range slices.Sorted(maps.Keys(f.broken)) {
+		out = append(out, File{Path: path, Error: f.broken[path].Error()})
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
@@ -42,13 +43,21 @@ func (s *stores) locked(ctx context.Context, dir string, f func() error) error {
 		return fmt.Errorf("lock %s: %w", dir, err)
 	}
 	defer unix.Close(lock)
-	for err = unix.EINTR; err == unix.EINTR; {
-		err = unix.Flock(lock, unix.LOCK_EX)
+	// Not the waiting kind: nothing would end it, should another program never let go.
+	for step := time.Millisecond; ; step = min(2*step, 20*time.Millisecond) {
+		err = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f()
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("lock %s: %w", dir, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s, which another program holds: %w", filepath.Join(dir, "lock"), context.Cause(ctx))
+		case <-time.After(step):
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return f()
 }
 
 // key is the content of a taken address's file.
