@@ -50,6 +50,7 @@ func TestWatchdog(t *testing.T) {
 			w.saw(Progress{Name: "layer", Event: "downloading", Progress: 3})
 			time.Sleep(3 * time.Second)
 		}
+		synctest.Wait() // for the one that bites
 		if took := bitten.Sub(begin); took != 25*time.Second {
 			t.Errorf("it bit after %s, want 25 s: ten after the last byte", took)
 		}
