@@ -1,12 +1,14 @@
 package stdio
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -129,8 +131,11 @@ func parseSize(s string) (int64, error) {
 	return n << shift, nil
 }
 
+// readerLimit is how long a FIFO's reader may be on its way.
+const readerLimit = 5 * time.Second
+
 // openOutput opens a FIFO or file to write to.
-func (p place) openOutput() (*os.File, error) {
+func (p place) openOutput(ctx context.Context) (*os.File, error) {
 	if p.scheme == "file" {
 		if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
 			return nil, fmt.Errorf("make directory of output file: %w", err)
@@ -144,9 +149,33 @@ func (p place) openOutput() (*os.File, error) {
 	if st.Mode()&os.ModeNamedPipe == 0 {
 		return os.OpenFile(p.path, os.O_WRONLY|os.O_APPEND, 0)
 	}
-	// With both ends ours, a client that leaves breaks nothing, and a client that
-	// has not come yet is not waited for.
-	return openFIFO(p.path, unix.O_RDWR)
+	return openForReader(ctx, p.path)
+}
+
+// openForReader opens both ends of a FIFO, so that a client that leaves breaks
+// nothing. Before that it waits for the client to open its end, up to a limit:
+// clients do that while they ask for the process, and one that is slow would come
+// to a FIFO that has been closed, with all the output of a short process in it.
+func openForReader(ctx context.Context, path string) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, readerLimit)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		// Without a reader this fails with ENXIO (fifo(7)).
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			f, err := openFIFO(path, unix.O_RDWR)
+			_ = unix.Close(fd)
+			return f, err
+		}
+		if err != unix.ENXIO {
+			return nil, fmt.Errorf("open FIFO %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			return openFIFO(path, unix.O_RDWR)
+		case <-time.After(wait):
+		}
+	}
 }
 
 func openFIFO(path string, flags int) (*os.File, error) {

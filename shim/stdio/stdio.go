@@ -114,7 +114,7 @@ func (s *Stdio) openOutputs(ctx context.Context) error {
 			s.takeOutput(i)
 			continue
 		}
-		dst, err := s.openSink(p, []string{"stdout", "stderr"}[i], shared)
+		dst, err := s.openSink(ctx, p, []string{"stdout", "stderr"}[i], shared)
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (s *Stdio) openOutputs(ctx context.Context) error {
 	return nil
 }
 
-func (s *Stdio) openSink(p place, stream string, shared map[string]*sharedFile) (sink, error) {
+func (s *Stdio) openSink(ctx context.Context, p place, stream string, shared map[string]*sharedFile) (sink, error) {
 	switch p.scheme {
 	case "log":
 		return s.openLog(p, stream)
@@ -146,7 +146,7 @@ func (s *Stdio) openSink(p place, stream string, shared map[string]*sharedFile) 
 			f.users++
 			return fileSink{f}, nil
 		}
-		file, err := p.openOutput()
+		file, err := p.openOutput(ctx)
 		if err != nil {
 			return nil, err
 		}
