@@ -178,7 +178,7 @@ func (p *parts) tryHandler(cfg config.Config, name string, r config.Handler) (*p
 		}
 	}
 	h.Learn = func(ctx context.Context) (bool, bool) {
-		f, err := p.launcher.Features(ctx, h.Runtime, options)
+		f, err := p.features(ctx, r, h)
 		if err != nil {
 			p.log.Warn("a runtime does not say what it can do", "runtime", h.Runtime, "error", err)
 			return false, false

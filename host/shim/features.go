@@ -13,6 +13,9 @@ import (
 // Own is the path of berth-shim.
 func (l *Launcher) Own() (string, error) { return l.own() }
 
+// Path is the program of a runtime.
+func (l *Launcher) Path(runtime string) (string, error) { return l.binary(runtime) }
+
 // Features is what the runtime behind a shim can do: the OCI features document
 // (runtime-spec, features.md). A shim that does not tell gives an empty one.
 func (l *Launcher) Features(ctx context.Context, runtime string, options spec.Any) (*features.Features, error) {

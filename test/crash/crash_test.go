@@ -69,7 +69,7 @@ func newPlace(t *testing.T, bin string) *place {
 	return placeIn(t, l)
 }
 
-func placeIn(t *testing.T, l *lab.Lab) *place {
+func placeIn(t *testing.T, l *lab.Lab, args ...string) *place {
 	reg := l.Registry()
 	p := &place{Lab: l, t: t, busybox: reg.Host + "/library/busybox:latest", layered: reg.Host + "/library/layered:latest"}
 	oci := filepath.Join(l.Dir, "oci")
@@ -81,7 +81,7 @@ func placeIn(t *testing.T, l *lab.Lab) *place {
 	}
 	push(oci+":busybox", p.busybox)
 	push(filepath.Join(oci, "layered")+":layered", p.layered)
-	p.d = l.Daemon()
+	p.d = l.Daemon(args...)
 	return p
 }
 

@@ -68,8 +68,7 @@ func (d *Daemon) TryStart() (took time.Duration, alive bool) {
 		return took, false
 	}
 	p := d.Process
-	d.lab.Ledger().serve(d.Socket, p.Done())
-	d.lab.Ledger().serve(filepath.Join(d.State, "nri.sock"), p.Done())
+	d.lab.Ledger().serve(d.Socket, d.State, p.Done())
 	d.learn(p)
 	d.lab.T.Cleanup(func() { d.audit(p) })
 	return took, true

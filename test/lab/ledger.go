@@ -30,7 +30,7 @@ type Ledger struct {
 	ipam    map[string]bool // directories of host-local, one file an address
 	mounted map[string]bool // by the test itself
 	before  map[string]bool // what bore such a name already when it was owned
-	served  map[string]int  // sockets of daemons that run
+	served  map[string]int  // sockets and state directories of daemons that run
 }
 
 // settle is how long what is being taken down may still be there at the end.
@@ -88,10 +88,12 @@ func (g *Ledger) OwnIPAM(dir string) {
 	g.ipam[dir] = true
 }
 
-// serve says that a daemon of the test has a socket, until it ends.
-func (g *Ledger) serve(socket string, until <-chan struct{}) {
+// serve says that a daemon of the test has a socket, and others directly in its
+// state directory, until it ends.
+func (g *Ledger) serve(socket, state string, until <-chan struct{}) {
 	g.mu.Lock()
 	g.served[socket]++
+	g.served[state]++
 	g.mu.Unlock()
 	// owner: nobody needs to wait: it ends with the daemon, which its test stops.
 	go func() {
@@ -99,6 +101,7 @@ func (g *Ledger) serve(socket string, until <-chan struct{}) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.served[socket]--
+		g.served[state]--
 	}()
 }
 
@@ -365,7 +368,8 @@ func (g *Ledger) sockets() []Leftover {
 			continue
 		}
 		seen[f[7]] = true
-		if g.served[f[7]] > 0 || g.served[strings.TrimSuffix(f[7], ".ttrpc")] > 0 {
+		// Its own sockets lie beside its address, or directly in its state.
+		if g.served[strings.TrimSuffix(f[7], ".ttrpc")] > 0 || g.served[filepath.Dir(f[7])] > 0 {
 			continue
 		}
 		out = append(out, Leftover{Kind: "socket", Name: f[7]})

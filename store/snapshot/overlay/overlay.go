@@ -4,6 +4,7 @@
 //	<root>/snapshots/<id>/fs     the snapshot's own files (upperdir, then a layer)
 //	<root>/snapshots/<id>/work   workdir; there if made above its parents
 //	<root>/probe-…               the trial of New
+//	<root>/probed                its outcome, for the kernel that runs
 //
 // It never mounts, but for that trial, and knows no names.
 package overlay

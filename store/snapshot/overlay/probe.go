@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -37,6 +38,14 @@ func probe(root string, added []string) (f facts, err error) {
 		f.options = append(f.options, "userxattr")
 	}
 	f.options = append(f.options, added...)
+	key, err := probeKey(root, f)
+	if err != nil {
+		return f, err
+	}
+	if remap, known := recall(root, key); known {
+		f.remap = remap
+		return f, nil
+	}
 	old, err := filepath.Glob(filepath.Join(root, "probe-*"))
 	if err != nil {
 		return f, err
@@ -64,7 +73,43 @@ func probe(root string, added []string) (f facts, err error) {
 		return f, err
 	}
 	f.remap = !f.userns && try(dir, f.options, []string{"uidmap=0:65536:65536", "gidmap=0:65536:65536"}) == nil
-	return f, nil
+	return f, remember(root, key, f.remap)
+}
+
+// probedFile keeps what a trial has shown, in two lines: the key and whether layers
+// can be remapped. A trial waits for the kernel several times, and a daemon that is
+// started again should not.
+const probedFile = "probed"
+
+// probeKey is all that a trial's outcome depends on: the running kernel, the file
+// system, and the options.
+func probeKey(root string, f facts) (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(root, &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: root, Err: err}
+	}
+	return fmt.Sprintf("%s %d %v %q", bytes.TrimSpace(boot), st.Dev, f.userns, f.options), nil
+}
+
+func recall(root, key string) (remap, known bool) {
+	data, err := os.ReadFile(filepath.Join(root, probedFile))
+	if err != nil {
+		return false, false
+	}
+	rest, known := strings.CutPrefix(string(data), key+"\n")
+	return rest == "true\n", known && (rest == "true\n" || rest == "false\n")
+}
+
+func remember(root, key string, remap bool) error {
+	next := filepath.Join(root, "."+probedFile)
+	if err := os.WriteFile(next, fmt.Appendf(nil, "%s\n%t\n", key, remap), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, filepath.Join(root, probedFile))
 }
 
 func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
