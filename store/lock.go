@@ -6,11 +6,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/base/errs"
 )
+
+// lockWait is how long the lock may be held still: what a killed owner was just
+// starting has its files open until it becomes another program.
+const lockWait = time.Second
 
 // lockRoot lets one process at a time own the root, for as long as the returned
 // file is open. The kernel frees the lock when the owner dies (flock(2)).
@@ -19,7 +24,12 @@ func lockRoot(root string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", root, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for end := time.Now().Add(lockWait); err == unix.EWOULDBLOCK && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		owner, _ := os.ReadFile(f.Name())
 		_ = f.Close()
 		return nil, errs.New(errs.FailedPrecondition, "%s is in use by another berth (process %s): stop it, or give this one its own --root and --state",

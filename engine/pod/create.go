@@ -200,7 +200,7 @@ func (p *Pods) specOf(ctx context.Context, pod *Pod, c *Container, h *Handler, i
 	if err != nil {
 		return nil, err
 	}
-	err = mount.Temp(ctx, mount.ReadOnly(root), func(dir string) (err error) {
+	err = mount.Look(ctx, root, func(dir string) (err error) {
 		if in.User, err = userdb.Lookup(dir, ask); err != nil {
 			return err
 		}

@@ -258,6 +258,10 @@ func (t *Tasks) endShim(ctx context.Context, task *Task) (shim.Exit, error) {
 		return exit, nil // its program is not there: nothing was started
 	}
 	end, err := t.cfg.Launcher.Delete(ctx, t.params(task))
+	// What the shim's command finds in the bundle may be gone with that already.
+	if dead := shim.RemoveDeadSocket(task.row.Body.Address); dead != nil {
+		t.log.Warn("a dead shim's socket stays", "task", task.key, "error", dead)
+	}
 	if err != nil && !t.livesOn(task.key) {
 		// Some shims cannot clean up after what they never finished making.
 		t.log.Warn("a shim does not clean up; nothing of the container lives, so its files go", "task", task.key, "error", err)

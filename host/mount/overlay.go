@@ -90,21 +90,32 @@ func overlayMappedAt(fd int, source string, flags uintptr, rest, rel []string, a
 // errNoFsconfig says that this kernel's overlay does not take layers one by one.
 var errNoFsconfig = errors.New("overlay layers one by one: not supported")
 
-// overlayByOne builds an overlay option by option (fsopen(2)); lower adds the layers.
+// overlayByOne builds an overlay option by option and puts it at a path.
 func overlayByOne(source string, flags uintptr, rest []string, at string, lower func(fs int) error) error {
+	fd, err := newOverlay(source, flags, rest, lower)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return moveTo(fd, at)
+}
+
+// newOverlay builds an overlay option by option (fsopen(2)); lower adds the layers.
+// It is in nobody's mount table: it ends when its handle is closed.
+func newOverlay(source string, flags uintptr, rest []string, lower func(fs int) error) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err == unix.ENOSYS {
-		return errNoFsconfig
+		return -1, errNoFsconfig
 	}
 	if err != nil {
-		return fmt.Errorf("open overlay: %w", err)
+		return -1, fmt.Errorf("open overlay: %w", err)
 	}
 	defer unix.Close(fs)
 	if err := lower(fs); err != nil {
 		if err == unix.EINVAL || err == unix.EOPNOTSUPP {
-			return errors.Join(errNoFsconfig, err)
+			return -1, errors.Join(errNoFsconfig, err)
 		}
-		return fmt.Errorf("add layer: %w%s", err, fsLog(fs))
+		return -1, fmt.Errorf("add layer: %w%s", err, fsLog(fs))
 	}
 	for _, w := range append([]string{"source=" + source}, rest...) {
 		key, value, ok := strings.Cut(w, "=")
@@ -114,23 +125,22 @@ func overlayByOne(source string, flags uintptr, rest []string, at string, lower 
 			err = unix.FsconfigSetFlag(fs, key)
 		}
 		if err != nil {
-			return fmt.Errorf("option %s: %w%s", w, err, fsLog(fs))
+			return -1, fmt.Errorf("option %s: %w%s", w, err, fsLog(fs))
 		}
 	}
 	if flags&unix.MS_RDONLY != 0 {
 		if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
-			return fmt.Errorf("option ro: %w", err)
+			return -1, fmt.Errorf("option ro: %w", err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return fmt.Errorf("create: %w%s", err, fsLog(fs))
+		return -1, fmt.Errorf("create: %w%s", err, fsLog(fs))
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes(flags))
 	if err != nil {
-		return fmt.Errorf("create mount: %w%s", err, fsLog(fs))
+		return -1, fmt.Errorf("create mount: %w%s", err, fsLog(fs))
 	}
-	defer unix.Close(fd)
-	return moveTo(fd, at)
+	return fd, nil
 }
 
 // fsLog is what the kernel has to say of the failure, one message for each read.

@@ -144,3 +144,47 @@ func decode(s string) string {
 	}
 	return out.String()
 }
+
+// Look is Temp for mounts that f only reads from. Where the kernel can, they are not
+// put into the mount table at all: that is quicker, and a death in between leaves
+// nothing behind. root is then a link in /proc that only this process can follow:
+// what f opens must be root followed, or something below it.
+func Look(ctx context.Context, mounts []spec.Mount, f func(root string) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	mounts = ReadOnly(mounts)
+	fd, ok := detached(mounts)
+	if !ok {
+		return Temp(ctx, mounts, f)
+	}
+	defer unix.Close(fd)
+	return f(fdPath(fd))
+}
+
+// detached makes an overlay of one mount that is only read, if this kernel can do
+// so without a place to put it.
+func detached(mounts []spec.Mount) (fd int, ok bool) {
+	if len(mounts) != 1 || mounts[0].Type != "overlay" || mounts[0].Target != "" {
+		return -1, false
+	}
+	o, err := parse(mounts[0].Options)
+	if err != nil || o.ids != nil || len(o.propagation) > 0 {
+		return -1, false
+	}
+	lower, rest := splitLower(o.data)
+	for _, w := range rest {
+		if strings.HasPrefix(w, "upperdir=") {
+			return -1, false
+		}
+	}
+	fd, err = newOverlay(mounts[0].Source, o.flags|unix.MS_RDONLY, rest, func(fs int) error {
+		for _, l := range lower {
+			if err := unix.FsconfigSetString(fs, "lowerdir+", unescape(l)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return fd, err == nil
+}

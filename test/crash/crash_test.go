@@ -92,7 +92,7 @@ func (p *place) restart() {
 	p.d.Start()
 	p.answers()
 	if took := time.Since(begin); took > ready {
-		p.t.Errorf("ready after %s, more than %s", took.Round(time.Millisecond), ready)
+		p.t.Errorf("ready after %s, more than %s; the daemon says:\n%s", took.Round(time.Millisecond), ready, p.d.Log)
 	}
 }
 
