@@ -42,21 +42,25 @@ func (p *parts) wirePods(ctx context.Context, launcher *shim.Launcher) error {
 	if err != nil {
 		return err
 	}
-	owner := cni.NewOwner(p.cfg.Root)
-	p.networks = append(p.networks, p.network(owner, cfg.CNI.ConfDir, cfg.CNI.Max))
 	nets := ""
 	if !cfg.NetNSInState {
 		nets = "/var/run/netns"
 	}
 	box := sandbox.New(sandbox.Config{State: p.cfg.State, NetNS: nets, Root: p.cfg.Root, Shim: own, Store: p.store, Tasks: p.tasks})
+	owner := cni.NewOwner(p.cfg.Root)
+	network := func(dir string, most int) *cni.Networks {
+		n := p.network(cni.Config{Dir: dir, Most: most, Owner: owner, NetNS: box.NetNS})
+		p.networks = append(p.networks, n)
+		return n
+	}
+	network(cfg.CNI.ConfDir, cfg.CNI.Max)
 	p.plugin("sandbox.controller.v1", "podsandbox")
 	p.nri = p.nriPlugins(ctx)
 	handlers := map[string]*pod.Handler{}
 	for name, r := range cfg.Containerd.Runtimes {
 		handlers[name] = p.handler(p.cfg, name, r)
 		if dir := r.CNIConfDir; dir != "" && handlers[name].Broken == nil {
-			handlers[name].Networks = p.network(owner, dir, cmp.Or(r.CNIMax, cfg.CNI.Max))
-			p.networks = append(p.networks, handlers[name].Networks)
+			handlers[name].Networks = network(dir, cmp.Or(r.CNIMax, cfg.CNI.Max))
 		}
 	}
 	handlers[""] = handlers[cfg.Containerd.Default]
@@ -91,13 +95,14 @@ func (p *parts) classes(host *podspec.Host) error {
 	return nil
 }
 
-func (p *parts) network(owner cni.Owner, dir string, most int) *cni.Networks {
+func (p *parts) network(c cni.Config) *cni.Networks {
 	cfg := p.cfg.Plugins.Runtime.CNI
 	bins := cfg.BinDirs
 	if cfg.BinDir != "" {
 		bins = []string{cfg.BinDir}
 	}
-	return cni.New(cni.Config{Dir: dir, Most: most, BinDirs: bins, Builtin: p.cfg.Berth.BuiltinCNI, Owner: owner, Log: p.log})
+	c.BinDirs, c.Builtin, c.Log = bins, p.cfg.Berth.BuiltinCNI, p.log
+	return cni.New(c)
 }
 
 // specSettings is what the configuration says of specs, for all handlers.

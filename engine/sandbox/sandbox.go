@@ -58,9 +58,20 @@ func (s *Sandboxes) Pin(ctx context.Context, id string, o netns.Options) (netns.
 		o.User.Hold = []string{s.cfg.Shim, "hold-input"}
 	}
 	if s.cfg.NetNS != "" {
-		o.NetAt = filepath.Join(s.cfg.NetNS, "berth-"+id)
+		o.NetAt = s.netAt(id)
 	}
 	return netns.Make(ctx, s.pins(id), o)
+}
+
+func (s *Sandboxes) netAt(id string) string { return filepath.Join(s.cfg.NetNS, "berth-"+id) }
+
+// NetNS is where the network namespace of a pod is or was pinned, also of one that
+// nothing else is known of any more.
+func (s *Sandboxes) NetNS(id string) string {
+	if at := s.Namespaces(id).Net; at != "" || s.cfg.NetNS == "" {
+		return at
+	}
+	return s.netAt(id)
 }
 
 // Unpin lets a pod's namespaces go. It may be called again.

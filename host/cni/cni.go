@@ -29,7 +29,10 @@ type Config struct {
 	// Builtin lets this process do what well-known plugins do.
 	Builtin bool
 	Owner   Owner
-	Log     *slog.Logger
+	// NetNS says where a pod's network namespace is pinned, by its id, for leftovers;
+	// nil: unknown.
+	NetNS func(id string) string
+	Log   *slog.Logger
 }
 
 // limit is below the two minutes that a kubelet waits for an answer, so that it gets

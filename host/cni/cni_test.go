@@ -448,11 +448,13 @@ func TestFolderIsFollowed(t *testing.T) {
 
 func TestLeftoversOfOursGoAndOthersStay(t *testing.T) {
 	owner := NewOwner("/this/one")
-	w := newWorld(t, Config{Owner: owner, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	pins := map[string]string{}
+	w := newWorld(t, Config{Owner: owner, NetNS: func(id string) string { return pins[id] }, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	w.write("10-one.conflist", bridgeList)
 	ids := []string{owner.NewID(), owner.NewID(), NewOwner("/another").NewID(), "plain"}
 	for _, id := range ids {
-		if _, err := w.add(w.plan(Request{ContainerID: id, NetNS: w.pod()})); err != nil {
+		pins[id] = w.pod()
+		if _, err := w.add(w.plan(Request{ContainerID: id, NetNS: pins[id]})); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -462,6 +464,9 @@ func TestLeftoversOfOursGoAndOthersStay(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if out := w.ip(pins[ids[1]], "-br", "link"); strings.Contains(out, "eth0") {
+		t.Errorf("the leftover's link is there: %s", out)
 	}
 	var left []string
 	for _, f := range w.reserved("one") {

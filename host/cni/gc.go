@@ -43,6 +43,9 @@ func (n *Networks) GC(ctx context.Context, valid func() []Attachment) error {
 			}
 			n.cfg.Log.Info("a leftover attachment is taken away", "network", a.Network, "pod", a.ContainerID, "interface", a.IfName)
 			s := Saved{ContainerID: a.ContainerID, Attachments: []Attached{{Network: a.Network, IfName: a.IfName, Config: w.raw}}}
+			if n.cfg.NetNS != nil {
+				s.NetNS = n.cfg.NetNS(a.ContainerID)
+			}
 			if err := n.Del(ctx, s); err != nil {
 				all = append(all, fmt.Errorf("leftover %s of pod %s: %w", a.IfName, a.ContainerID, err))
 			}
