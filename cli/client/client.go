@@ -57,9 +57,11 @@ type Client struct {
 	conn      *grpc.ClientConn
 	Address   string
 	Namespace string
-	lease     string
-	pods      string // namespace of pods; "" is Kubernetes'
-	known     *known
+	// Trace, if set, is told how long each request took.
+	Trace func(method string, took time.Duration)
+	lease string
+	pods  string // namespace of pods; "" is Kubernetes'
+	known *known
 }
 
 // known is what copies of a client have learned of the daemon.
@@ -141,6 +143,10 @@ func (c *Client) outgoing(ctx context.Context) context.Context {
 
 // Invoke implements grpc.ClientConnInterface.
 func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	if c.Trace != nil {
+		begin := time.Now()
+		defer func() { c.Trace(method, time.Since(begin)) }()
+	}
 	return c.native(ctx, c.conn.Invoke(c.outgoing(ctx), method, args, reply, opts...))
 }
 

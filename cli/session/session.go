@@ -107,6 +107,9 @@ func (a *App) Daemon(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if a.Debug {
+		c.Trace = func(method string, took time.Duration) { a.Debugf("%8s %s", took.Round(10*time.Microsecond), method) }
+	}
 	a.Conn = c
 	return c, nil
 }
