@@ -13,7 +13,7 @@ import (
 func (p *parts) nriPlugins(ctx context.Context) *nri.Plugins {
 	cfg := p.cfg.Plugins.NRI
 	pl := p.plugin("nri.v1", "nri")
-	if cfg.Off {
+	if cfg.Off || p.cfg.Off("io.containerd.nri.v1.nri") {
 		pl.Skipped = "disabled by the configuration"
 		return nil
 	}

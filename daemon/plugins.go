@@ -2,6 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 
@@ -52,4 +55,30 @@ func (p *parts) services() {
 // runtimeInfo asks a runtime's shim what it can do.
 func (p *parts) runtimeInfo(ctx context.Context, name string, options *anypb.Any) (*types.RuntimeInfo, error) {
 	return p.launcher.Info(ctx, name, spec.Any{TypeURL: options.GetTypeUrl(), Value: options.GetValue()})
+}
+
+// proxies shows the parts that other daemons would serve, and that nobody here can use
+// yet, as missing.
+func (p *parts) proxies() {
+	types := map[string]string{"snapshot": "snapshotter.v1", "content": "content.v1", "diff": "differ.v1", "sandbox": "sandbox.controller.v1"}
+	for _, name := range slices.Sorted(maps.Keys(p.cfg.ProxyPlugins)) {
+		why := "proxy plugins cannot be used yet"
+		p.plugin(types[p.cfg.ProxyPlugins[name].Type], name).Skipped = why
+		p.log.Warn("part is not available", "name", name, "address", p.cfg.ProxyPlugins[name].Address, "error", why)
+	}
+}
+
+// required refuses to start without the parts that the configuration insists on.
+func (p *parts) required() error {
+	var all []error
+	for _, want := range p.cfg.Required {
+		i := slices.IndexFunc(p.plugins, func(pl containerd.Plugin) bool { return pl.Type+"."+pl.ID == want })
+		switch {
+		case i < 0:
+			all = append(all, fmt.Errorf("required_plugins: there is no part %s", want))
+		case p.plugins[i].Skipped != "" || p.plugins[i].Failed != "":
+			all = append(all, fmt.Errorf("required_plugins: %s is not there: %s", want, p.plugins[i].Skipped+p.plugins[i].Failed))
+		}
+	}
+	return errors.Join(all...)
 }

@@ -109,7 +109,9 @@ func Run(ctx context.Context, s Setup) error {
 	}
 	serve("collect garbage", func() error { return p.collect.Run(run) })
 	p.servePods(run, ends, serve)
-	serve("keep containers running", func() error { return p.keeper.Run(run) })
+	if p.keeper != nil {
+		serve("keep containers running", func() error { return p.keeper.Run(run) })
+	}
 	serve("tell systemd", func() error { return p.watchdog(run) })
 	serve("reload the configuration", func() error { return p.reloads(run, s) })
 	p.rest.worked() // a start is work too

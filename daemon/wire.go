@@ -143,6 +143,7 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	p.plugin("sandbox.controller.v1", sandbox.Controller)
 	p.tasks = task.New(ctx, task.Config{
 		State: cfg.State, Work: cfg.Root, Store: p.store, Exchange: p.exchange, Launcher: p.launcher, Shims: p.shims, Sandbox: p.boxes.Shim, Log: log,
+		ConnectTime: cfg.Timeouts[config.TimeoutShimLoad].Std(), StateTime: cfg.Timeouts[config.TimeoutTaskState].Std(),
 	})
 	p.plugin("runtime.v2", "task").Exports = map[string]string{"root": cfg.Root, "state": cfg.State, "log-uri-schemes": "fifo,binary,binary-v2,file"}
 	if err := p.wirePods(ctx, p.launcher); err != nil {
@@ -152,21 +153,33 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	if cg := p.plugin("monitor.task.v1", "cgroups"); cfg.Plugins.Cgroups.Off {
 		cg.Skipped = "no_prometheus is set"
 	}
-	kept := restart.Config{
-		Store: p.store, Tasks: p.tasks, Exchange: p.exchange, GC: p.collect, Dirs: filepath.Join(cfg.Root, "containers"),
-		Interval: cfg.Plugins.Restart.Interval.Std(), Log: log,
-	}
-	if p.pods != nil {
-		kept.RemovePod = p.pods.Remove
-	}
-	p.keeper = restart.New(kept)
-	p.plugin("monitor.container.v1", "restart").Capabilities = restart.Policies
-
+	p.keep()
 	p.services()
+	p.proxies()
+	if err := p.required(); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
 	if p.uuid, err = p.store.Meta(ctx, "uuid", uuid); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
+}
+
+// keep builds what keeps containers running.
+func (p *parts) keep() {
+	kept := restart.Config{
+		Store: p.store, Tasks: p.tasks, Exchange: p.exchange, GC: p.collect, Dirs: filepath.Join(p.cfg.Root, "containers"),
+		Interval: p.cfg.Plugins.Restart.Interval.Std(), Log: p.log,
+	}
+	if p.pods != nil {
+		kept.RemovePod = p.pods.Remove
+	}
+	if keeper := p.plugin("monitor.container.v1", "restart"); p.cfg.Off("io.containerd.monitor.container.v1.restart") {
+		keeper.Skipped = "disabled by the configuration"
+	} else {
+		keeper.Capabilities = restart.Policies
+		p.keeper = restart.New(kept)
+	}
 }
 
 // bootID names the running kernel.

@@ -33,9 +33,9 @@ type Config struct {
 	Debug    Debug    `toml:"debug" comment:"Logging."`
 	Cgroup   Cgroup   `toml:"cgroup" comment:"Where the daemon itself runs."`
 
-	Timeouts         map[string]Duration        `toml:"timeouts" comment:"Limits of waiting, by name."`
-	StreamProcessors map[string]StreamProcessor `toml:"stream_processors" comment:"Programs that turn layers of one media type into another, as those that decrypt."`
-	ProxyPlugins     map[string]ProxyPlugin     `toml:"proxy_plugins" comment:"Parts that other daemons serve on their sockets, by name."`
+	Timeouts         map[string]Duration        `toml:"timeouts" comment:"Limits of waiting, by name. io.containerd.timeout.shim.load and .task.state are obeyed, the others accepted."`
+	StreamProcessors map[string]StreamProcessor `toml:"stream_processors" comment:"Accepted; encrypted images cannot be unpacked yet. Programs that turn layers of one media type into another."`
+	ProxyPlugins     map[string]ProxyPlugin     `toml:"proxy_plugins" comment:"Accepted, and shown as missing: parts that other daemons serve on their sockets cannot be used yet."`
 	Berth            Berth                      `toml:"berth" comment:"What containerd has no key for."`
 	Plugins          Plugins                    `toml:"plugins" comment:"Settings of the parts, under containerd's names for them."`
 

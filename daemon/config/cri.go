@@ -3,8 +3,8 @@ package config
 // CRIImages is about images of pods.
 type CRIImages struct {
 	Snapshotter     string                     `toml:"snapshotter" comment:"Of pods whose runtime names none; also the default of every other client."`
-	NoAnnotations   bool                       `toml:"disable_snapshot_annotations" comment:"Do not tell remote snapshotters which image a layer belongs to."`
-	DiscardLayers   bool                       `toml:"discard_unpacked_layers" comment:"Drop the compressed layers once they are unpacked."`
+	NoAnnotations   bool                       `toml:"disable_snapshot_annotations" comment:"Accepted; there are no remote snapshotters yet to be told anything."`
+	DiscardLayers   bool                       `toml:"discard_unpacked_layers" comment:"Accepted; compressed layers are kept with their image."`
 	Downloads       int                        `toml:"max_concurrent_downloads" comment:"Layers that one pull fetches at once."`
 	FetchBuffer     int                        `toml:"concurrent_layer_fetch_buffer" comment:"Accepted; berth decides by the speed it sees whether to fetch a layer in several ranges."`
 	ProgressTimeout Duration                   `toml:"image_pull_progress_timeout" comment:"A pull that gets no byte for so long is given up; 0: never."`
@@ -62,7 +62,7 @@ type RegistryAuth struct {
 
 // Decryption is about encrypted images.
 type Decryption struct {
-	KeyModel string `toml:"key_model" comment:"node: keys are on this machine, for stream_processors; empty: encrypted images are refused."`
+	KeyModel string `toml:"key_model" comment:"Accepted; encrypted images cannot be unpacked yet."`
 }
 
 // CRIRuntime is about pods and containers.
@@ -115,9 +115,9 @@ type Handler struct {
 	CNIConfDir          string         `toml:"cni_conf_dir" comment:"Other networks than those of cni.conf_dir."`
 	CNIMax              int            `toml:"cni_max_conf_num" comment:"As cni.max_conf_num; 0: that."`
 	Snapshotter         string         `toml:"snapshotter" comment:"Name of the snapshotter; empty: the default."`
-	Sandboxer           string         `toml:"sandboxer" comment:"podsandbox: berth makes the pod; shim: the shim does, by the sandbox API."`
+	Sandboxer           string         `toml:"sandboxer" comment:"Accepted; berth makes the pod, also for shims that could."`
 	NoPausePull         bool           `toml:"disable_pause_image_pull" comment:"Accepted; no pause image is ever pulled."`
-	IOType              string         `toml:"io_type" comment:"streaming: output of containers comes over the shim's socket; empty: berth's own way."`
+	IOType              string         `toml:"io_type" comment:"Accepted; output goes berth's own way."`
 	Options             map[string]any `toml:"options" comment:"For the shim. io.containerd.runc.v2: BinaryName, Root, SystemdCgroup, NoNewKeyring, NoPivotRoot, ShimCgroup, IoUid, IoGid, CriuImagePath, CriuWorkPath. Others: TypeUrl, ConfigPath and whatever the shim knows."`
 }
 

@@ -47,6 +47,9 @@ func Load(path string, o Override) (Config, error) {
 		return c, err
 	}
 	c.Version, c.Plugins.Runtime.CNI.BinDir = Newest, "" // it is in BinDirs
+	if err := c.noteIdle(main); err != nil {
+		return c, err
+	}
 	c.apply(o)
 	return c, c.validate()
 }
@@ -72,6 +75,57 @@ func (n *node) names() []string {
 		return nil
 	}
 	return n.keys()
+}
+
+// noteIdle names the keys that are set to something else than their default and have
+// no effect: their meaning begins with "Accepted".
+func (c *Config) noteIdle(n *node) error {
+	changed, err := Changes(Default(), *c)
+	if err != nil {
+		return err
+	}
+	values, err := c.values()
+	if err != nil {
+		return err
+	}
+	for _, k := range Keys() {
+		if !strings.HasPrefix(k.Meaning, "Accepted") || strings.HasPrefix(k.Type, "table") && k.Default == "" {
+			continue
+		}
+		for _, path := range changed {
+			if !matches(k.Path, path) || idle[values[path]] {
+				continue
+			}
+			at := n.find(path)
+			if at == nil {
+				continue
+			}
+			c.Notes = append(c.Notes, fmt.Sprintf("%s: has no effect: %s", at.at, strings.TrimPrefix(k.Meaning, "Accepted; ")))
+		}
+	}
+	return nil
+}
+
+// idle are values that ask for nothing.
+var idle = map[string]bool{"": true, "false": true, "0": true, "[]": true, "podsandbox": true, "fifo": true}
+
+// find walks down to a key as dotted writes it.
+func (n *node) find(path string) *node {
+	if n == nil || path == "" {
+		return n
+	}
+	for _, k := range n.names() {
+		d := dotted([]string{k})
+		if path == d {
+			return n.table[k]
+		}
+		if rest, ok := strings.CutPrefix(path, d+"."); ok {
+			if got := n.table[k].find(rest); got != nil {
+				return got
+			}
+		}
+	}
+	return nil
 }
 
 // advice is for keys that once were known.

@@ -164,7 +164,7 @@ type DiffService struct {
 // TasksService are classes of resources.
 type TasksService struct {
 	BlockIO string `toml:"blockio_config_file" comment:"Classes of block I/O."`
-	RDT     string `toml:"rdt_config_file" comment:"Classes of cache and memory bandwidth."`
+	RDT     string `toml:"rdt_config_file" comment:"Accepted; classes of cache and memory bandwidth are the groups in /sys/fs/resctrl."`
 }
 
 // ShimParts is what shims get.
@@ -181,9 +181,9 @@ type NativeDriver struct {
 // OverlayDriver stacks directories.
 type OverlayDriver struct {
 	Root         string   `toml:"root_path" comment:"Directory of its snapshots; empty: below root."`
-	UpperLabel   bool     `toml:"upperdir_label" comment:"Tell clients each snapshot's directory in a label."`
+	UpperLabel   bool     `toml:"upperdir_label" comment:"Accepted; snapshots carry no such label."`
 	SyncRemove   bool     `toml:"sync_remove" comment:"Accepted; removed directories always go in the background of a collection."`
-	SlowChown    bool     `toml:"slow_chown" comment:"Change owners file by file for user namespaces where the kernel has no idmapped mounts."`
+	SlowChown    bool     `toml:"slow_chown" comment:"Accepted; where the kernel has no idmapped mounts a pod with user namespaces is refused."`
 	MountOptions []string `toml:"mount_options" comment:"Added to each mount, as \"volatile\" or \"index=off\"."`
 }
 
@@ -195,7 +195,7 @@ type Transfer struct {
 	Unpacks       int          `toml:"max_concurrent_unpacks" comment:"Accepted; layers are unpacked while they arrive, all at once."`
 	CheckPlatform bool         `toml:"check_platform_supported" comment:"Accepted; berth always checks that a snapshotter can take the platform."`
 	ConfigPath    string       `toml:"config_path" comment:"Folders of registry hosts, with colons between; empty: that of the CRI images."`
-	UnpackConfig  []UnpackRule `toml:"unpack_config" comment:"Which snapshotter unpacks which platform; none: the default one for this machine's."`
+	UnpackConfig  []UnpackRule `toml:"unpack_config" comment:"Accepted; the default snapshotter unpacks this machine's platform."`
 }
 
 // UnpackRule chooses a snapshotter for a platform.

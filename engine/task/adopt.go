@@ -11,11 +11,7 @@ import (
 	"github.com/berthd/berth/store"
 )
 
-const (
-	connectTime = 5 * time.Second // to reach a shim after a restart
-	stateTime   = 2 * time.Second // for a shim to answer about one process
-	adopters    = 8
-)
+const adopters = 8
 
 // Adopt finds the tasks of earlier daemons again. It returns at once: each task is
 // connected, or torn down if its shim is dead, in the background, and requests for
@@ -70,7 +66,7 @@ func (t *Tasks) reconnect(ctx context.Context, task *Task) bool {
 	if err := t.followShim(task); err != nil {
 		t.log.Warn("the log of a shim is not followed", "task", task.key, "error", err)
 	}
-	short, cancel := context.WithTimeout(ctx, connectTime)
+	short, cancel := context.WithTimeout(ctx, t.cfg.ConnectTime)
 	defer cancel()
 	u, err := t.connect(short, task, bootstrapOf(task.row.Body))
 	if err != nil {
@@ -80,7 +76,7 @@ func (t *Tasks) reconnect(ctx context.Context, task *Task) bool {
 	t.mu.Lock()
 	task.use = u
 	t.mu.Unlock()
-	ask, cancel2 := context.WithTimeout(ctx, stateTime)
+	ask, cancel2 := context.WithTimeout(ctx, t.cfg.StateTime)
 	defer cancel2()
 	_, err = task.api().State(ask, "")
 	// A shim that hangs still has the container: only NotFound says it has not.

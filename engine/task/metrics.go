@@ -39,7 +39,7 @@ func (t *Tasks) Metrics(ctx context.Context, v store.Scoped, filters ...string) 
 			ids = append(ids, cid)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, stateTime)
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.StateTime)
 	defer cancel()
 	var mu sync.Mutex
 	var out []Metric

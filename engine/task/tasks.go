@@ -5,9 +5,11 @@
 package task
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/keylock"
@@ -27,6 +29,9 @@ type Config struct {
 	// Sandbox finds the shim that holds a sandbox, if one does; nil: none ever does.
 	Sandbox func(ns, id string) (shim.Bootstrap, bool)
 	Log     *slog.Logger
+
+	ConnectTime time.Duration // to reach a shim after a restart; 0: 5 s
+	StateTime   time.Duration // for a shim to answer about one process; 0: 2 s
 }
 
 // Tasks knows every task of the daemon.
@@ -68,6 +73,8 @@ func New(ctx context.Context, cfg Config) *Tasks {
 	if cfg.Sandbox == nil {
 		cfg.Sandbox = func(string, string) (shim.Bootstrap, bool) { return shim.Bootstrap{}, false }
 	}
+	cfg.ConnectTime = cmp.Or(cfg.ConnectTime, 5*time.Second)
+	cfg.StateTime = cmp.Or(cfg.StateTime, 2*time.Second)
 	t := &Tasks{cfg: cfg, store: cfg.Store, log: cfg.Log}
 	t.mu.tasks = map[key]*Task{}
 	t.life, t.stop = context.WithCancel(ctx)

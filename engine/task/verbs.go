@@ -60,7 +60,7 @@ func (t *Tasks) Kill(ctx context.Context, v store.Scoped, cid, execID string, si
 // error; one that answers with any other error has a process whose state is
 // unknown.
 func (t *Tasks) Get(ctx context.Context, v store.Scoped, cid, execID string) (State, error) {
-	ctx, cancel := context.WithTimeout(ctx, stateTime)
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.StateTime)
 	defer cancel()
 	st, err := with(ctx, t, v, "state of", cid, func(api shim.Task) (State, error) { return api.State(ctx, execID) })
 	if err != nil && !errs.Is(err, errs.NotFound) && !errs.Is(err, errs.Unavailable) && ctx.Err() == nil {

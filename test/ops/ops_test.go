@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -206,5 +207,28 @@ BinaryName = %q
 	}
 	if log := d.Log.String(); !strings.Contains(log, "after_restart=[]") {
 		t.Error(log)
+	}
+}
+
+// TestRequired: a daemon does not start without a part that its configuration insists
+// on, and says which.
+func TestRequired(t *testing.T) {
+	l := lab.New(t)
+	file := filepath.Join(l.Dir, "c.toml")
+	write(t, file, `version = 4
+required_plugins = ["io.containerd.snapshotter.v1.stargz", "io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.native"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.monitor.container.v1.restart"]
+[proxy_plugins.stargz]
+type = "snapshot"
+address = "/run/no.sock"
+`)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(l.Bin, "berth"), "daemon", "-c", file, "--root", l.Dir+"/r", "--state", l.Dir+"/s", "--address", l.Dir+"/b.sock")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Fatal("it started")
+	}
+	expectAll(t, string(out), "required_plugins: io.containerd.snapshotter.v1.stargz is not there: ", "required_plugins: there is no part io.containerd.grpc.v1.cri")
+	if strings.Contains(string(out), "native is not there") {
+		t.Error(string(out))
 	}
 }
