@@ -69,10 +69,20 @@ func parseFlags(args []string) (*flags, error) {
 // writes to stdout; a daemon that starts a shim reads stderr as part of it, so
 // nothing is written there unless the command fails.
 func Main(args []string) int {
+	if len(args) == 3 && args[1] == actionLogger {
+		return exitCode(args, launchLogger(args[2]))
+	}
+	if len(args) == 3 && args[1] == actionServes {
+		return exitCode(args, serveLogger(args[2]))
+	}
 	f, err := parseFlags(args)
 	if err == nil {
 		err = f.run(filepath.Base(args[0]))
 	}
+	return exitCode(args, err)
+}
+
+func exitCode(args []string, err error) int {
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(args[0]), err)
 		return 1

@@ -9,7 +9,7 @@
 //	+------+------------------+---------
 //
 //	shim → client   Hello first, then Stdout and Stderr, at last Exit; then it closes
-//	client → shim   Stdin, CloseStdin, Resize, in any order
+//	client → shim   Stdin, CloseStdin, Resize, in any order; Reopen, which is answered
 //
 // A client that means to write to stdin says so with an empty Stdin frame: where
 // stdin is taken once only, its leaving is the end of the container's stdin. A
@@ -30,6 +30,7 @@ const (
 	Stdin      Kind = 0 // bytes for the container
 	CloseStdin Kind = 1 // this client writes no more
 	Resize     Kind = 2 // columns, rows: 2 bytes each
+	Reopen     Kind = 3 // the log goes on in a new file
 )
 
 // What shims send.
@@ -38,6 +39,8 @@ const (
 	Stdout Kind = 17
 	Stderr Kind = 18
 	Exit   Kind = 19 // exit status: 4 bytes
+
+	Reopened Kind = 20 // answer to Reopen: what went wrong, or nothing
 )
 
 // Version is the first byte of Hello.
@@ -156,6 +159,9 @@ func (c *Client) CloseStdin() error { return c.send(CloseStdin, nil) }
 func (c *Client) Resize(columns, rows uint16) error {
 	return c.send(Resize, AppendSize(nil, columns, rows))
 }
+
+// Reopen asks for a new log file; Next brings the answer.
+func (c *Client) Reopen() error { return c.send(Reopen, nil) }
 
 func (c *Client) send(k Kind, data []byte) error {
 	_, err := c.conn.Write(Append(make([]byte, 0, HeaderSize+len(data)), k, data))

@@ -32,9 +32,17 @@ const attachTime = 5 * time.Second
 // a stream fails. The process is not disturbed in any case. A listener that is too slow
 // is cut off by the shim, which is an error of kind ResourceExhausted.
 func (t *Tasks) Attach(ctx context.Context, v store.Scoped, cid string, a Attachment) error {
+	_, foreign, err := t.foreign(ctx, v.Namespace(), cid)
+	if err != nil {
+		return err
+	}
 	path, err := t.AttachSocket(ctx, v, cid, "")
 	if err != nil {
 		return err
+	}
+	var lent *lentEnds
+	if foreign {
+		lent = &lentEnds{t, v, cid}
 	}
 	conn, err := sock.Dial(path, attachTime)
 	if err != nil {
@@ -42,7 +50,7 @@ func (t *Tasks) Attach(ctx context.Context, v store.Scoped, cid string, a Attach
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	err = errors.Join(t.attached(ctx, conn, a), conn.Close())
+	err = errors.Join(t.attached(ctx, conn, a, lent), conn.Close())
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -52,8 +60,20 @@ func (t *Tasks) Attach(ctx context.Context, v store.Scoped, cid string, a Attach
 	return nil
 }
 
-// attached serves one connection.
-func (t *Tasks) attached(ctx context.Context, conn *os.File, a Attachment) error {
+// lentEnds does through the shim what a lent logger cannot: it has neither the
+// terminal nor the process's end of stdin.
+type lentEnds struct {
+	t   *Tasks
+	v   store.Scoped
+	cid string
+}
+
+func (l *lentEnds) resize(ctx context.Context, s Size) error {
+	return l.t.ResizePty(ctx, l.v, l.cid, "", uint32(s.Width), uint32(s.Height))
+}
+
+// attached serves one connection; lent is nil if the shim is ours.
+func (t *Tasks) attached(ctx context.Context, conn *os.File, a Attachment, lent *lentEnds) error {
 	c := attach.NewClient(conn)
 	hello, err := c.Next()
 	if err != nil {
@@ -70,10 +90,14 @@ func (t *Tasks) attached(ctx context.Context, conn *os.File, a Attachment) error
 	// owner: the function that starts it waits for sized.
 	go func() {
 		defer close(sized)
-		for a.Resize != nil && flags&attach.FlagTerminal != 0 {
+		for a.Resize != nil && (flags&attach.FlagTerminal != 0 || lent != nil) {
 			s, ok := a.Resize(ctx)
 			if !ok || ctx.Err() != nil {
 				return
+			}
+			if lent != nil {
+				_ = lent.resize(ctx, s) // it may have no terminal
+				continue
 			}
 			send.Lock()
 			err := c.Resize(s.Width, s.Height)
@@ -86,7 +110,13 @@ func (t *Tasks) attached(ctx context.Context, conn *os.File, a Attachment) error
 	if a.Stdin != nil && flags&attach.FlagStdin != 0 {
 		t.wg.Add(1)
 		// owner: Close waits for it through wg; the end of Stdin ends it, or of conn.
-		go func() { defer t.wg.Done(); feed(c, &send, a.Stdin) }()
+		go func() {
+			defer t.wg.Done()
+			feed(c, &send, a.Stdin)
+			if lent != nil && flags&attach.FlagStdinOnce != 0 {
+				_ = t.CloseIO(t.life, lent.v, lent.cid, "", true) // it may have ended
+			}
+		}()
 	}
 	return listen(c, a)
 }

@@ -68,7 +68,7 @@ func TestMain(m *testing.M) {
 }
 
 // newBox starts a container that sleeps. The runtime is the shim's type or path.
-func newBox(t *testing.T, runtime string) *box {
+func newBox(t *testing.T, runtime string, change ...func(*CreateRequest, *string)) *box {
 	t.Helper()
 	bin, err := shimBinary()
 	if err != nil {
@@ -113,7 +113,7 @@ func newBox(t *testing.T, runtime string) *box {
 			t.Error(err)
 		}
 	})
-	b.create(ctx, runtime)
+	b.create(ctx, runtime, change...)
 	return b
 }
 
@@ -176,10 +176,15 @@ func (b *box) process(tty bool, args ...string) store.Any {
 	return store.Any{TypeURL: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: p}
 }
 
-func (b *box) create(ctx context.Context, runtime string) {
+func (b *box) create(ctx context.Context, runtime string, change ...func(r *CreateRequest, script *string)) {
 	b.t.Helper()
+	r := CreateRequest{ID: b.id, Rootfs: []spec.Mount{{Type: "bind", Source: filepath.Join(b.dir, "rootfs"), Options: []string{"rbind", "rw"}}}}
+	script := "sleep 100000"
+	for _, fn := range change {
+		fn(&r, &script)
+	}
 	var process any
-	if err := json.Unmarshal(b.process(false, "sleep", "100000").Value, &process); err != nil {
+	if err := json.Unmarshal(b.process(r.Terminal, "sh", "-c", script).Value, &process); err != nil {
 		b.t.Fatal(err)
 	}
 	config, err := json.Marshal(object{
@@ -204,7 +209,7 @@ func (b *box) create(ctx context.Context, runtime string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	_, err = b.tasks.Create(ctx, b.v, CreateRequest{ID: b.id, Rootfs: []spec.Mount{{Type: "bind", Source: filepath.Join(b.dir, "rootfs"), Options: []string{"rbind", "rw"}}}})
+	_, err = b.tasks.Create(ctx, b.v, r)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -284,12 +289,18 @@ func (b *box) settled(before level) {
 // runtimes are a shim that is handed its streams and one that finds FIFOs: stock
 // containerd's.
 func runtimes(t *testing.T, fn func(*testing.T, *box)) {
+	for _, r := range shims(t) {
+		t.Run(filepath.Base(r), func(t *testing.T) { fn(t, newBox(t, r)) })
+	}
+}
+
+func shims(t *testing.T) []string {
+	t.Helper()
 	stock, err := exec.LookPath("containerd-shim-runc-v2")
 	if err != nil {
 		t.Fatal("containerd-shim-runc-v2 is not on PATH: run `make tools`")
 	}
-	t.Run("berth-shim", func(t *testing.T) { fn(t, newBox(t, shim.OwnRuntime)) })
-	t.Run("containerd-shim-runc-v2", func(t *testing.T) { fn(t, newBox(t, stock)) })
+	return []string{shim.OwnRuntime, stock}
 }
 
 func TestAttend(t *testing.T) {

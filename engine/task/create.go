@@ -87,6 +87,11 @@ func (t *Tasks) make(ctx context.Context, v store.Scoped, task *Task, c store.Co
 	if err := t.followShim(task); err != nil {
 		return 0, err
 	}
+	release, err := t.lendLogger(ctx, task, &r)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	failpoint.Here("task.bundle")
 	if slices.ContainsFunc(r.Rootfs, mapsIDs) {
 		// Shims cannot map the ids of a mount: they get the root file system mounted.

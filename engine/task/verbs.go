@@ -172,6 +172,7 @@ func (t *Tasks) Delete(ctx context.Context, v store.Scoped, cid string) (Exit, e
 	if _, err := t.shutdown(ctx, task); err != nil {
 		t.log.Warn("end shim", "task", task.key, "error", err)
 	}
+	t.awaitLent(task)
 	if err := t.removeBundle(task.key); err != nil {
 		return exit, err
 	}
@@ -190,10 +191,27 @@ func (t *Tasks) DeleteProcess(ctx context.Context, v store.Scoped, cid, execID s
 
 // ReopenLog has a container's log go on in a new file at its path.
 func (t *Tasks) ReopenLog(ctx context.Context, v store.Scoped, cid string) error {
+	task, foreign, err := t.foreign(ctx, v.Namespace(), cid)
+	if err != nil {
+		return err
+	}
+	if foreign {
+		if err := t.reopenLent(task); err != nil {
+			return fmt.Errorf("reopen the log of task %q: %w", cid, err)
+		}
+		return nil
+	}
 	return do(ctx, t, v, "reopen the log of", cid, func(api shim.Task) error { return api.ReopenLog(ctx) })
 }
 
 // AttachSocket returns the path of the socket at which a process can be attached to.
 func (t *Tasks) AttachSocket(ctx context.Context, v store.Scoped, cid, execID string) (string, error) {
+	task, foreign, err := t.foreign(ctx, v.Namespace(), cid)
+	if err != nil {
+		return "", err
+	}
+	if foreign && execID == "" {
+		return t.lentSocket(task.key), nil
+	}
 	return with(ctx, t, v, "attach to", cid, func(api shim.Task) (string, error) { return api.AttachSocket(ctx, execID) })
 }

@@ -115,6 +115,15 @@ func (c *copier) drain(limit time.Duration) {
 	}
 }
 
+// wait returns when run has ended.
+func (c *copier) wait() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.done {
+		c.turn.Wait()
+	}
+}
+
 // pending is how many bytes can be read.
 func pending(f *os.File) int {
 	n := 0

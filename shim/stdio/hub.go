@@ -220,10 +220,22 @@ func (c *client) take(f attach.Frame) bool {
 		if columns, rows, ok := attach.Size(f.Data); ok {
 			_ = c.hub.s.Resize(columns, rows)
 		}
+	case attach.Reopen:
+		c.reopen()
 	default:
 		return false
 	}
 	return true
+}
+
+func (c *client) reopen() {
+	text := ""
+	if err := c.hub.s.Reopen(); err != nil {
+		text = err.Error()
+	}
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	c.push(attach.Append(nil, attach.Reopened, []byte(text[:min(len(text), 4096)])))
 }
 
 // stdinEnds ends the process's stdin if only one client may write and this was it.

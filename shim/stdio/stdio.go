@@ -60,6 +60,7 @@ type Stdio struct {
 	held    *os.File   // the writing end of the stdin FIFO that keeps it from ending
 	files   []*os.File // to be closed at the end
 	outs    []output   // until Started
+	writers []*os.File // of FIFOs that we read, until Release
 	in      *os.File   // the reading end of the stdin FIFO, until Started
 	closed  bool
 }
@@ -418,6 +419,7 @@ func (s *Stdio) Close() {
 		}
 	}
 	s.mu.Unlock()
+	s.Release()
 	for _, f := range files {
 		_ = f.Close()
 	}
