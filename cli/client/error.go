@@ -36,8 +36,10 @@ func (c *Client) native(ctx context.Context, err error) error {
 		return errs.New(errs.Unavailable, "the daemon at %s went away; containers go on without it. Start it again with `berth daemon`", c.Address)
 	case s.Code() == codes.Unimplemented && strings.HasPrefix(s.Message(), "unknown "):
 		return errs.New(errs.Unimplemented, "the daemon at %s does not serve this: %s", c.Address, s.Message())
-	case s.Code() == codes.DeadlineExceeded && ctx.Err() != nil:
-		return errs.New(context.DeadlineExceeded, "the daemon at %s has not answered in time", c.Address)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return errs.New(context.DeadlineExceeded, "given up: --timeout is over, and the daemon at %s has not answered yet", c.Address)
+	case ctx.Err() != nil:
+		return errs.New(context.Canceled, "interrupted")
 	}
 	kind := codeKinds[s.Code()]
 	if kind == nil {

@@ -29,6 +29,7 @@ type foreground struct {
 	stdin    bool
 	keys     []byte
 	sigProxy bool
+	remove   bool // at the end
 	fresh    bool // attached before the start: the log holds exactly what we get
 	back     func()
 }
@@ -145,6 +146,9 @@ func (f *foreground) forwarding(ctx context.Context, got <-chan os.Signal) {
 		if sig == syscall.SIGINT || sig == syscall.SIGTERM {
 			if interrupts++; interrupts == 3 {
 				f.back()
+				if f.remove { // the daemon does it then
+					_ = Relabel(ctx, f.c, f.k, map[string]string{client.LabelAutoRemove: "true"})
+				}
 				fmt.Fprintf(f.Err, "berth: three interrupts: leaving container %s to itself\n", client.DisplayName(f.k))
 				os.Exit(128 + int(sig)) // nothing of ours is left to be put down
 			}

@@ -117,7 +117,7 @@ func (a *app) runForeground(ctx context.Context, c *client.Client, k *containers
 	if err != nil {
 		return 0, a.cleanAfter(ctx, c, k, remove, err)
 	}
-	f.fresh, f.sigProxy = true, sigProxy && !f.s.Terminal()
+	f.fresh, f.remove, f.sigProxy = true, remove, sigProxy && !f.s.Terminal()
 	// From here on the user's interrupts are the container's, not ours.
 	ctx = context.WithoutCancel(ctx)
 	status, detached, err := f.run(ctx, func() error {

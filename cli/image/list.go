@@ -35,7 +35,7 @@ func (a *app) imagesCommand() *cobra.Command {
   berth images -q
   berth images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
   berth images --filter 'name~=busybox'`,
-		Args: session.RangeArgs(0, 1), Aliases: []string{"image-ls"}, ValidArgsFunction: a.completeImages,
+		Args: session.RangeArgs(0, 1), ValidArgsFunction: a.completeImages,
 	}
 	cmd.RunE = a.Connected(func(ctx context.Context, c *client.Client, args []string) error {
 		rows, err := listImages(ctx, c, filters, noTrunc)

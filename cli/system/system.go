@@ -41,7 +41,7 @@ type app struct{ *session.App }
 // Commands are the verbs of the system.
 func Commands(s *session.App) []*cobra.Command {
 	a := &app{s}
-	return []*cobra.Command{a.versionCommand(), a.infoCommand(), a.eventsCommand(), a.gcCommand(), a.demoCommand()}
+	return []*cobra.Command{a.versionCommand(), a.infoCommand(), a.eventsCommand(), a.gcCommand(), a.pruneCommand(), a.demoCommand()}
 }
 
 // versionInfo is what version prints.
