@@ -146,5 +146,8 @@ func (p *Pods) startFailed(ctx context.Context, c Container, cause error) error 
 func (p *Pods) endTask(ctx context.Context, c *Container) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
+	if p.lastIn(c) {
+		return p.tasks.EndByForce(ctx, p.scope(c.Namespace), c.ID)
+	}
 	return p.tasks.End(ctx, p.scope(c.Namespace), c.ID)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/berthd/berth/base/errs"
 	"github.com/berthd/berth/base/failpoint"
+	"github.com/berthd/berth/engine/task"
 	"github.com/berthd/berth/host/mount"
 	"github.com/berthd/berth/store"
 )
@@ -44,7 +45,11 @@ func (p *Pods) StopContainer(ctx context.Context, ns, id string, grace time.Dura
 		unlock, first := p.stops.TryLock(ns + "/" + c.ID)
 		if first {
 			defer unlock()
-			if err := p.tasks.Kill(ctx, v, c.ID, "", uint32(c.StopSignal), false); err != nil && !over(err) {
+			short, cancel := context.WithTimeout(ctx, min(grace, task.AnswerTime))
+			err := p.tasks.Kill(short, v, c.ID, "", uint32(c.StopSignal), false)
+			cancel()
+			// One whose shim hangs gets no signal, and what it gets after the grace time.
+			if err != nil && !over(err) && !errors.Is(err, context.DeadlineExceeded) {
 				return fmt.Errorf("stop container %s: %w", c.ID, err)
 			}
 		}
@@ -66,7 +71,12 @@ func over(err error) bool { return errs.Is(err, errs.NotFound) }
 
 // killContainer kills all of a container and waits until its end is in its row.
 func (p *Pods) killContainer(ctx context.Context, c *Container, gone <-chan struct{}) error {
-	err := p.tasks.Kill(ctx, p.scope(c.Namespace), c.ID, "", uint32(syscall.SIGKILL), true)
+	short, cancel := context.WithTimeout(ctx, task.AnswerTime)
+	err := p.tasks.Kill(short, p.scope(c.Namespace), c.ID, "", uint32(syscall.SIGKILL), true)
+	cancel()
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && p.lastIn(c) {
+		err = p.tasks.KillHungShim(ctx, p.scope(c.Namespace), c.ID)
+	}
 	if err != nil && !over(err) {
 		return fmt.Errorf("kill container %s: %w", c.ID, err)
 	}
@@ -84,6 +94,24 @@ func (p *Pods) killContainer(ctx context.Context, c *Container, gone <-chan stru
 	case <-ctx.Done():
 		return fmt.Errorf("container %s was killed and has not ended yet: %w", c.ID, context.Cause(ctx))
 	}
+}
+
+// lastIn reports whether a shim that hangs may be killed for a container's end: no
+// other container of its pod is to live on.
+func (p *Pods) lastIn(c *Container) bool {
+	pod := p.podOf(c)
+	if pod.State != store.PodReady {
+		return true
+	}
+	if pod.Infra {
+		return false
+	}
+	for _, other := range p.Containers(c.Namespace, c.Pod) {
+		if other.ID != c.ID && other.State == store.ContainerRunning {
+			return false
+		}
+	}
+	return true
 }
 
 // RemoveContainer takes a container away, by force if it runs. What is not there is

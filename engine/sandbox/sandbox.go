@@ -135,7 +135,7 @@ const endTime = 30 * time.Second
 func (s *Sandboxes) End(ctx context.Context, v store.Scoped, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
-	err := s.cfg.Tasks.End(ctx, v, id)
+	err := s.cfg.Tasks.EndByForce(ctx, v, id)
 	if err != nil {
 		return fmt.Errorf("end the infrastructure process of pod %s: %w", id, err)
 	}

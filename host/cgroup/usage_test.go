@@ -42,8 +42,8 @@ func TestUsage(t *testing.T) {
 	}{
 		{"v1", false, map[string]string{
 			"cpuacct/cpuacct.usage": "5000000000\n", "cpuacct/cpuacct.stat": "user 300\nsystem 200\n",
-			"cpu/cpu.stat":       "nr_periods 10\nnr_throttled 2\nthrottled_time 7000\n",
-			"memory/memory.stat": fmt.Sprintf("cache 1\nrss 2\ntotal_cache %d\ntotal_rss %d\ntotal_mapped_file 4096\ntotal_pgfault 11\ntotal_pgmajfault 3\ntotal_inactive_file %d\ntotal_active_file 5\n", 6*mib, 3*mib, 4*mib),
+			"cpu/cpu.stat":                 "nr_periods 10\nnr_throttled 2\nthrottled_time 7000\n",
+			"memory/memory.stat":           fmt.Sprintf("cache 1\nrss 2\ntotal_cache %d\ntotal_rss %d\ntotal_mapped_file 4096\ntotal_pgfault 11\ntotal_pgmajfault 3\ntotal_inactive_file %d\ntotal_active_file 5\n", 6*mib, 3*mib, 4*mib),
 			"memory/memory.usage_in_bytes": fmt.Sprint(10 * mib), "memory/memory.limit_in_bytes": fmt.Sprint(64 * mib),
 			"memory/memory.memsw.usage_in_bytes": fmt.Sprint(11 * mib), "memory/memory.memsw.limit_in_bytes": "9223372036854771712",
 			"pids/pids.current": "4\n", "pids/pids.max": "max\n",

@@ -6,6 +6,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -125,7 +126,11 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 type ttrpcCaller struct{ c *ttrpc.Client }
 
 func (t ttrpcCaller) call(ctx context.Context, service, method string, req, resp proto.Message) error {
+	begin := time.Now()
 	err := t.c.Call(ctx, service, method, req, resp)
+	if err != nil && ctx.Err() != nil && method != "Wait" {
+		return fmt.Errorf("its shim does not answer, for %s: %w", time.Since(begin).Round(time.Millisecond), context.Cause(ctx))
+	}
 	if errors.Is(err, ttrpc.ErrClosed) {
 		return errs.New(errs.Unavailable, "the shim is gone: %w", err)
 	}

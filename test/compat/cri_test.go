@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -490,5 +491,45 @@ exec `+lab.Tool(t, "bridge")+`
 	pod := n.runPod(pc) // joins the run in flight
 	if st := n.podStatus(pod); st.GetState() != cri.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() == "" {
 		t.Errorf("pod after all: %v", st)
+	}
+}
+
+// TestCRIHungShim: a shim that hangs holds up its own pod only; who asks is told, and
+// the pod can be removed all the same.
+func TestCRIHungShim(t *testing.T) {
+	n := newNode(t)
+	pc := n.podConfig("stuck", cri.NamespaceMode_CONTAINER)
+	pod := n.runPod(pc)
+	id := n.create(pod, pc, n.containerConfig("c", "sleep 1000", cri.NamespaceMode_CONTAINER))
+	n.start(id)
+	k := killing{node: n}
+	shim := k.someShim()
+	if shim <= 0 || syscall.Kill(shim, syscall.SIGSTOP) != nil {
+		t.Fatalf("shim %d cannot be stopped", shim)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(shim, syscall.SIGCONT) }) // it is gone if all is well
+	other := n.podConfig("other", cri.NamespaceMode_CONTAINER)
+	begin := time.Now()
+	oid := n.runPod(other)
+	c := n.create(oid, other, n.containerConfig("c", "exit 0", cri.NamespaceMode_CONTAINER))
+	n.start(c)
+	n.ended(c)
+	if s := n.status(id); s.GetState() != cri.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("container of the shim that hangs: %v", s)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("another pod took %s", took)
+	}
+	short, cancel := context.WithTimeout(n.ctx, 2*time.Second)
+	defer cancel()
+	_, err := n.rt().StopPodSandbox(short, &cri.StopPodSandboxRequest{PodSandboxId: pod})
+	if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "its shim does not answer, for ") {
+		t.Errorf("stop: %v", err)
+	}
+	if _, err := n.rt().RemovePodSandbox(n.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if all, err := n.rt().ListContainers(n.ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: pod}}); err != nil || len(all.GetContainers()) != 0 {
+		t.Errorf("containers of the removed pod: %v %v", all, err)
 	}
 }
