@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -132,7 +133,7 @@ func (c *container) mount() error {
 	if len(c.rootfs) == 0 {
 		return nil
 	}
-	if err := os.Mkdir(c.rootDir(), 0o711); err != nil && !os.IsExist(err) {
+	if err := os.Mkdir(c.rootDir(), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make root directory: %w", err)
 	}
 	return c.shim.config.Mounter.Mount(c.rootfs, c.rootDir())

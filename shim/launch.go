@@ -129,7 +129,7 @@ func listenOrJoin(path string) (*sock.Listener, error) {
 		_ = c.Close()
 		return nil, nil
 	}
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove socket of a dead shim: %w", err)
 	}
 	return sock.Listen(path)

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -226,7 +227,7 @@ func mountPoints(root string) ([]string, error) {
 // realDir resolves links above the last element; the last is never a link here.
 func realDir(path string) (string, error) {
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if os.IsNotExist(err) {
+	if errors.Is(err, os.ErrNotExist) {
 		return path, nil
 	}
 	return filepath.Join(dir, filepath.Base(path)), err

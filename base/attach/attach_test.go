@@ -32,7 +32,7 @@ func TestFrames(t *testing.T) {
 			t.Errorf("size %dx%d", columns, rows)
 		}
 	}
-	if _, err := c.Next(); err != io.EOF {
+	if _, err := c.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 	if s, ok := Status(AppendStatus(nil, 137)); s != 137 || !ok {

@@ -66,7 +66,7 @@ func Pack(w io.Writer, root, name string, follow bool) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	return packRoot(tar.NewWriter(w), r, base, base)
 }
 
@@ -84,7 +84,7 @@ func pack(w io.Writer, at string, st fs.FileInfo, base string, contents bool) er
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	if contents {
 		base = "."
 	}
@@ -180,7 +180,7 @@ func Unpack(r io.Reader, t Target) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	base, _, _ := strings.Cut(path.Clean(first.Name), "/")
 	for h := first; ; {
 		name := path.Clean(strings.TrimPrefix(h.Name, "/"))

@@ -238,7 +238,7 @@ func (f File) write(c config) error {
 	if err != nil {
 		return fmt.Errorf("write credentials: %w", err)
 	}
-	defer os.Remove(tmp.Name())
+	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(append(data, '\n'))
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return fmt.Errorf("write credentials: %w", err)

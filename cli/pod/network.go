@@ -111,13 +111,12 @@ func findSubnets(v any) []netip.Prefix {
 
 // created is what network create is told.
 type created struct {
-	subnets          []string
-	gateway, bridge  string
-	internal         bool
-	mtu              int
-	driver, parent   string
-	makeDefault      bool
-	hairpin, noPorts bool
+	subnets         []string
+	gateway, bridge string
+	internal        bool
+	mtu             int
+	driver, parent  string
+	makeDefault     bool
 }
 
 func (a *app) networkCreate() *cobra.Command {
@@ -207,7 +206,7 @@ func writeWhole(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
+	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(data)
 	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
 		return err

@@ -168,9 +168,7 @@ func (x *Flags) namespaces(s *rspec.Spec, f Facts) error {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, rspec.LinuxNamespace{Type: kind, Path: path})
 	}
 	add(rspec.MountNamespace, "")
-	switch {
-	case f.Network == "host":
-	default:
+	if f.Network != "host" {
 		add(rspec.NetworkNamespace, f.Network)
 	}
 	for _, n := range []struct {

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -50,7 +51,7 @@ func (x *Flags) asked(f Facts) ([]rspec.Mount, error) {
 			if m.Source, err = f.Volume(m.Source, m.Destination); err != nil {
 				return nil, fmt.Errorf("volume %q: %w", v, err)
 			}
-		} else if _, err := os.Stat(m.Source); os.IsNotExist(err) {
+		} else if _, err := os.Stat(m.Source); errors.Is(err, os.ErrNotExist) {
 			if err := f.MakeDir(m.Source); err != nil {
 				return nil, fmt.Errorf("volume %q: %w", v, err)
 			}

@@ -195,7 +195,7 @@ func node(from, to, mode string) (rspec.LinuxDevice, rspec.LinuxDeviceCgroup, er
 	default:
 		return d, rspec.LinuxDeviceCgroup{}, invalid("device %s: it is no device node", from)
 	}
-	d.Path, d.Major, d.Minor = to, int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
+	d.Path, d.Major, d.Minor = to, int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
 	perm, uid, gid := os.FileMode(st.Mode&0o7777), st.Uid, st.Gid
 	d.FileMode, d.UID, d.GID = &perm, &uid, &gid
 	return d, rspec.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: mode}, nil

@@ -35,8 +35,8 @@ func Columns(all ...string) []Column {
 // Write prints rows, which are structs. format is "", "table", "json", "table
 // TEMPLATE" or TEMPLATE.
 func Write[T any](w io.Writer, rows []T, format string, columns []Column) error {
-	switch {
-	case format == "json":
+	switch format {
+	case "json":
 		e := json.NewEncoder(w)
 		e.SetEscapeHTML(false)
 		for _, r := range rows {
@@ -45,7 +45,7 @@ func Write[T any](w io.Writer, rows []T, format string, columns []Column) error 
 			}
 		}
 		return nil
-	case format == "" || format == "table":
+	case "", "table":
 		return aligned(w, rows, columns)
 	}
 	text, tabled := strings.CutPrefix(format, "table ")

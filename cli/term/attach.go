@@ -48,9 +48,12 @@ func Dial(ctx context.Context, bundle, name string) (*Session, error) {
 	}
 	s := &Session{conn: conn, client: attach.NewClient(conn)}
 	f, err := s.client.Next()
-	if err != nil || f.Kind != attach.Hello || len(f.Data) < 2 || f.Data[0] != attach.Version {
+	if err == nil && (f.Kind != attach.Hello || len(f.Data) < 2 || f.Data[0] != attach.Version) {
+		err = fmt.Errorf("the shim greets with %v", f)
+	}
+	if err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("attach to %s: the shim greets with %v (%v)", filepath.Join(bundle, name), f, err)
+		return nil, fmt.Errorf("attach to %s: %w", filepath.Join(bundle, name), err)
 	}
 	s.flags = f.Data[1]
 	return s, nil

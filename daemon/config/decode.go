@@ -169,11 +169,8 @@ func (d *decoder) structure(n *node, to reflect.Value) {
 // that no other field takes.
 func fieldName(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("toml"), ",")
-	switch {
-	case name == "-":
+	if name == "-" {
 		return f.Tag.Get("rest")
-	case name == "":
-		return ""
 	}
 	return name
 }

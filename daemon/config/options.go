@@ -40,7 +40,7 @@ type Runc struct {
 func (h Handler) Runc() (Runc, error) {
 	var out Runc
 	var d decoder
-	d.structure(grow(map[string]any(h.Options), "options", nil, nil), reflect.ValueOf(&out).Elem())
+	d.structure(grow(h.Options, "options", nil, nil), reflect.ValueOf(&out).Elem())
 	for i, u := range d.unknown {
 		text := fmt.Sprintf("%s: runc has no such option", u.key)
 		if d.close[i] != "" {

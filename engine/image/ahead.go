@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"io"
 	"sync"
 )
@@ -45,7 +46,7 @@ func (a *ahead) run(r io.Reader) {
 	for {
 		p := piece{buf: aheadBuffers.Get().(*[aheadChunk]byte)}
 		p.n, p.err = io.ReadFull(r, p.buf[:])
-		if p.err == io.ErrUnexpectedEOF {
+		if errors.Is(p.err, io.ErrUnexpectedEOF) {
 			p.err = io.EOF
 		}
 		select {

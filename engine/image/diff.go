@@ -118,7 +118,7 @@ func (i *Images) Diff(ctx context.Context, v store.Scoped, r DiffRequest) (ocisp
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }() // what counts was committed
 	if err := w.Reset(ctx); err != nil {
 		return ocispec.Descriptor{}, err
 	}

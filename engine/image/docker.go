@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -110,7 +111,7 @@ func (in *importing) layerType(ctx context.Context, d ocispec.Descriptor) (ocisp
 	defer f.Close() // only read from
 	head := make([]byte, 4)
 	n, err := io.ReadFull(f, head)
-	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return d, err
 	}
 	switch head = head[:n]; {

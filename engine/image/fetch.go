@@ -146,8 +146,8 @@ func (t *transfer) write(ctx context.Context, d ocispec.Descriptor, r io.Reader,
 	if err != nil {
 		return err
 	}
-	defer w.Close()
-	if w.Offset() > 0 { // small things are not resumed
+	defer func() { _ = w.Close() }() // what counts was committed
+	if w.Offset() > 0 {              // small things are not resumed
 		if err := w.Reset(ctx); err != nil {
 			return err
 		}

@@ -190,7 +190,7 @@ func (in *importing) store(ctx context.Context, d ocispec.Descriptor, r io.Reade
 	if err != nil {
 		return d, err
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }() // what counts was committed
 	j := in.meter.start("importing", d, in.parent)
 	if _, err := io.Copy(io.MultiWriter(w, j), r); err != nil {
 		return d, errors.Join(err, w.Close(), in.v.Abort(context.WithoutCancel(ctx), w.Status().Ref))

@@ -63,9 +63,6 @@ func (p *Pods) hold(ctx context.Context, kind, ns, id, what string) (held, error
 	return held{p, key, unlock}, nil
 }
 
-// at tells what is being done now.
-func (h held) at(what string) { h.p.stages.set(h.key, what) }
-
 func (h held) release() {
 	h.p.stages.clear(h.key)
 	h.unlock()

@@ -80,7 +80,7 @@ func (p *Pods) dialPod(ctx context.Context, id string, port int32) (*net.TCPConn
 
 // join copies both ways. conn is closed at the end.
 func (p *Pods) join(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) error {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	var moved atomic.Int64 // by the direction into the pod

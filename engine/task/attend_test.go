@@ -36,7 +36,6 @@ type box struct {
 	v     store.Scoped
 	dir   string
 	id    string
-	env   []any
 	shim  int
 }
 
@@ -325,7 +324,7 @@ func TestAttend(t *testing.T) {
 		if _, _, _, err = b.run(ctx, Attended{}, "/no/such/file"); err == nil || !strings.Contains(err.Error(), "no such file") {
 			t.Errorf("a missing program: %v", err)
 		}
-		if out, _, exit, err = b.run(ctx, Attended{}, "sh", "-c", "kill -9 $$"); err != nil || exit.Status != 137 {
+		if _, _, exit, err = b.run(ctx, Attended{}, "sh", "-c", "kill -9 $$"); err != nil || exit.Status != 137 {
 			t.Errorf("killed: %d %v", exit.Status, err)
 		}
 		b.settled(before)

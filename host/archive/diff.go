@@ -125,7 +125,7 @@ func (d *differ) entry(low, up int, path, name string, depth int) error {
 		return fmt.Errorf("%q: %w", clip(path), err)
 	}
 	st, err := tree.Stat(up, name)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil // gone since it was listed
 	}
 	if err != nil {
@@ -329,7 +329,7 @@ func sameContents(low, up int, name string) (bool, error) {
 			return false, nil
 		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return err == err2, nil
+			return err == err2, nil //nolint:errorlint // both of io.ReadFull, which wraps neither
 		}
 		if err := errors.Join(err, err2); err != nil {
 			return false, err

@@ -68,7 +68,7 @@ func (u *upperWalk) entry(fd int, path, name string, depth int) error {
 		return err
 	}
 	st, err := tree.Stat(fd, name)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package archive
 import (
 	"archive/tar"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -86,7 +87,7 @@ func (l *layerWriter) change(c pathChange) error {
 		return err
 	}
 	st, err := tree.Stat(dir, name)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil // gone since it was compared
 	}
 	if err != nil {

@@ -111,7 +111,7 @@ func timespec(t time.Time) unix.Timespec {
 // once more with that out of the way.
 func (a *applier) again(dir *handle, name string, make func() error) error {
 	err := make()
-	if err != unix.EEXIST {
+	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	if err := a.clear(dir, name); err != nil {
@@ -273,7 +273,7 @@ func (a *applier) node(hdr *tar.Header, dir *handle, name string) error {
 		dev = int(unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)))
 	}
 	err := a.again(dir, name, func() error { return unix.Mknodat(dir.fd, name, kind|0o600, dev) })
-	if err == unix.EPERM {
+	if errors.Is(err, unix.EPERM) {
 		return errs.New(errs.PermissionDenied, "make device %d:%d: not allowed in this user namespace: %w", hdr.Devmajor, hdr.Devminor, err)
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -120,7 +121,7 @@ func setXattrs(dir int, name string, typeflag byte, list []tree.Xattr) error {
 	plain := typeflag == tar.TypeReg || typeflag == tar.TypeDir
 	for _, x := range list {
 		err := tree.SetXattr(dir, name, x.Name, x.Value)
-		if err == nil || err == unix.ENOTSUP || err == unix.EPERM && !plain && strings.HasPrefix(x.Name, "user.") {
+		if err == nil || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) && !plain && strings.HasPrefix(x.Name, "user.") {
 			continue
 		}
 		return fmt.Errorf("set extended attribute %q (%d bytes): %w", x.Name, len(x.Value), err)

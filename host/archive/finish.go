@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -79,7 +80,7 @@ func (f *finisher) link(ctx context.Context, l Link) error {
 		dir = fd
 	}
 	switch st, err := tree.Stat(dir, name); {
-	case err == unix.ENOENT:
+	case errors.Is(err, unix.ENOENT):
 	case err != nil:
 		return err
 	case !isWhiteout(&st):
@@ -187,7 +188,7 @@ func (f *finisher) hideRoot() error {
 
 func (f *finisher) hide(name string) error {
 	err := unix.Mknodat(f.root, name, unix.S_IFCHR, 0)
-	if err != unix.EEXIST {
+	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	fd, err := tree.OpenDir(f.root, name)

@@ -206,9 +206,9 @@ func (d *handles) step(h *handle, name string, make bool, links *int) (*handle, 
 	switch {
 	case err == nil:
 		return d.add(fd, p)
-	case err == unix.ENOENT && make:
+	case errors.Is(err, unix.ENOENT) && make:
 		return d.make(h, name, p)
-	case err == unix.ELOOP || err == unix.ENOTDIR:
+	case errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR):
 		return d.follow(h, name, make, links)
 	}
 	return nil, fmt.Errorf("open directory %q: %w", clip(p), err)

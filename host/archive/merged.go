@@ -142,7 +142,7 @@ func (m *merged) down(s dirSet, name string) (next dirSet, target string, err er
 	for _, l := range s {
 		st, err := tree.Stat(l.fd, name)
 		switch {
-		case err == unix.ENOENT:
+		case errors.Is(err, unix.ENOENT):
 			continue
 		case err != nil:
 			return next, "", err
@@ -189,7 +189,7 @@ func (m *merged) file(p string) (in layerDir, name string, err error) {
 	for _, l := range s {
 		st, err := tree.Stat(l.fd, name)
 		switch {
-		case err == unix.ENOENT:
+		case errors.Is(err, unix.ENOENT):
 			continue
 		case err != nil:
 			return in, name, err

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"archive/tar"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"strings"
@@ -87,7 +88,7 @@ func (a *applier) markGone(dir *handle, name string, hdr *tar.Header) error {
 		}
 		return tree.Chown(dir.fd, name, at.uid, at.gid)
 	}
-	if err != unix.EEXIST {
+	if !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make whiteout: %w", err)
 	}
 	st, err := tree.Stat(dir.fd, name)

@@ -9,6 +9,7 @@ package cgroup
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -118,7 +119,7 @@ func (h Host) group(theirs, own map[string]string) *Group {
 func (h Host) paths(pid string) (map[string]string, error) {
 	data, err := os.ReadFile(filepath.Join(h.Proc, pid, "cgroup"))
 	if err != nil {
-		if os.IsNotExist(err) || strings.Contains(err.Error(), "no such process") {
+		if errors.Is(err, os.ErrNotExist) || strings.Contains(err.Error(), "no such process") {
 			return nil, errs.New(errs.NotFound, "process %s is gone", pid)
 		}
 		return nil, err

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -57,7 +58,7 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dir := range dirs {
-		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there (%v)", dir, err)
 		}
 	}

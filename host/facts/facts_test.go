@@ -1,6 +1,7 @@
 package facts
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -89,7 +90,7 @@ func TestPropagation(t *testing.T) {
 			t.Errorf("%#x: %+v, %v", c.flag, p, err)
 		}
 	}
-	if _, err := PropagationOf(filepath.Join(dir, "none")); !os.IsNotExist(err) {
+	if _, err := PropagationOf(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of nothing: %v", err)
 	}
 	p, id := parseMountinfo("36 35 98:0 / /mnt rw shared:1 master:2 - ext3 /dev/root rw,shared:9")

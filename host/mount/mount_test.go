@@ -53,7 +53,7 @@ func bindOf(source string, options ...string) spec.Mount {
 func flagsOf(t *testing.T, path string) int64 {
 	var st unix.Statfs_t
 	must(t, unix.Statfs(path, &st))
-	return int64(st.Flags)
+	return int64(st.Flags) //nolint:unconvert // another type on 32 bits
 }
 
 func TestBind(t *testing.T) {

@@ -104,7 +104,7 @@ func overlayByOne(source string, flags uintptr, rest []string, at string, lower 
 // It is in nobody's mount table: it ends when its handle is closed.
 func newOverlay(source string, flags uintptr, rest []string, lower func(fs int) error) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err == unix.ENOSYS {
+	if errors.Is(err, unix.ENOSYS) {
 		return -1, errNoFsconfig
 	}
 	if err != nil {
@@ -112,7 +112,7 @@ func newOverlay(source string, flags uintptr, rest []string, lower func(fs int) 
 	}
 	defer unix.Close(fs)
 	if err := lower(fs); err != nil {
-		if err == unix.EINVAL || err == unix.EOPNOTSUPP {
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 			return -1, errors.Join(errNoFsconfig, err)
 		}
 		return -1, fmt.Errorf("add layer: %w%s", err, fsLog(fs))

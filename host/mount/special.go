@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -57,7 +58,7 @@ func loopDevice(path string, readOnly bool) (*os.File, error) {
 			return dev, nil
 		}
 		dev.Close()
-		if err != unix.EBUSY {
+		if !errors.Is(err, unix.EBUSY) {
 			return nil, fmt.Errorf("put %s on loop device %d: %w", path, n, err)
 		}
 	}

@@ -93,12 +93,6 @@ func (t *tester) note(what, id string) {
 	t.events = append(t.events, what+" "+id)
 }
 
-func (t *tester) seen(what string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Contains(t.events, what)
-}
-
 func (t *tester) Configure(_ context.Context, config, runtime, version string) (stub.EventMask, error) {
 	t.config = config + "|" + runtime + "|" + version
 	return 0, nil

@@ -252,11 +252,9 @@ func (r *Runtime) Delete(ctx context.Context, id, bundle string, force bool) err
 	if err != nil && gone(err) {
 		err = nil
 	}
-	if err != nil && sandboxOf(bundle) != "" {
+	if err != nil && sandboxOf(bundle) != "" && !r.sandboxAlive(bundle) {
 		// Its sandbox is dead, and it with it: only the record is left.
-		if force = true; !r.sandboxAlive(bundle) {
-			err = r.forget(id)
-		}
+		err = r.forget(id)
 	}
 	if err == nil && sandboxOf(bundle) == "" {
 		err = r.unmount()

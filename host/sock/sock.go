@@ -99,7 +99,7 @@ func (l *Listener) Accept() (*os.File, error) {
 		fd, sysErr := -1, error(nil)
 		err := rc.Read(func(lfd uintptr) bool {
 			fd, _, sysErr = unix.Accept4(int(lfd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-			return sysErr != unix.EAGAIN && sysErr != unix.EINTR && sysErr != unix.ECONNABORTED
+			return !errors.Is(sysErr, unix.EAGAIN) && !errors.Is(sysErr, unix.EINTR) && !errors.Is(sysErr, unix.ECONNABORTED)
 		})
 		switch {
 		case l.closed.Load():

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -28,7 +29,7 @@ func CopyAttr(d int, dname string, s int, sname string) error {
 		if OverlayOwn(a.Name) {
 			continue
 		}
-		if err := SetXattr(d, dname, a.Name, a.Value); err != nil && err != unix.ENOTSUP {
+		if err := SetXattr(d, dname, a.Name, a.Value); err != nil && !errors.Is(err, unix.ENOTSUP) {
 			return fmt.Errorf("set attribute %s: %w", a.Name, err)
 		}
 	}
@@ -119,7 +120,7 @@ func OverlayOwn(name string) bool {
 func Xattrs(dir int, name string) ([]Xattr, error) {
 	list, err := readAll(func(b []byte) (int, error) { return listXattr(dir, name, b) })
 	if err != nil {
-		if err == unix.ENOTSUP {
+		if errors.Is(err, unix.ENOTSUP) {
 			return nil, nil
 		}
 		return nil, fmt.Errorf("list attributes: %w", err)
@@ -130,7 +131,7 @@ func Xattrs(dir int, name string) ([]Xattr, error) {
 			continue
 		}
 		v, err := GetXattr(dir, name, string(n))
-		if err == unix.ENODATA {
+		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
 		if err != nil {
@@ -171,7 +172,7 @@ func SetXattr(dir int, name, attr string, value []byte) error {
 func readAll(read func([]byte) (int, error)) ([]byte, error) {
 	buf := make([]byte, 256)
 	n, err := read(buf)
-	if err == unix.ERANGE {
+	if errors.Is(err, unix.ERANGE) {
 		buf = make([]byte, 64<<10)
 		n, err = read(buf)
 	}

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,7 +18,7 @@ const maxOpen = 64
 func RemovePath(path string) error {
 	dir, err := OpenRoot(filepath.Dir(path))
 	if err != nil {
-		if os.IsNotExist(err) {
+		if errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
 		return err
@@ -34,10 +35,10 @@ func RemovePath(path string) error {
 // there is not an error.
 func Remove(dir int, name string) error {
 	err := unix.Unlinkat(dir, name, 0)
-	if err == nil || err == unix.ENOENT {
+	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	if err != unix.EISDIR {
+	if !errors.Is(err, unix.EISDIR) {
 		return fmt.Errorf("unlink %q: %w", name, err)
 	}
 	top, err := OpenDir(dir, name)
@@ -94,7 +95,7 @@ func (r *remover) directory(dir int, name string, depth int) error {
 		return r.lift(dir, name)
 	}
 	fd, err := OpenDir(dir, name)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {

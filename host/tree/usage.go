@@ -2,6 +2,7 @@ package tree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -87,7 +88,7 @@ func (w *usageWalk) walk(ctx context.Context, root level) (err error) {
 
 func (w *usageWalk) visit(dir int, name string) error {
 	st, err := Stat(dir, name)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
@@ -101,10 +102,10 @@ func (w *usageWalk) visit(dir int, name string) error {
 		return nil
 	}
 	fd, err := OpenDir(dir, name)
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		return w.push(level{fd: fd, ino: st.Ino})
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV:
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
 		return nil
 	}
 	return fmt.Errorf("open directory %q: %w", name, err)

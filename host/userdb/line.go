@@ -2,6 +2,7 @@ package userdb
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"strconv"
 	"strings"
@@ -20,7 +21,7 @@ func lines(r io.Reader, fn func(string) bool) error {
 		if len(line) <= maxLine {
 			line = append(line, part...)
 		}
-		if err == bufio.ErrBufferFull {
+		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if err != nil && err != io.EOF {

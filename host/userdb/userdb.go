@@ -93,10 +93,10 @@ func within(root int, name string, fn func(io.Reader) error) error {
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	fd, err := unix.Openat2(root, name, &how)
-	for n := 0; err == unix.EAGAIN && n < 64; n++ { // a rename interfered
+	for n := 0; errors.Is(err, unix.EAGAIN) && n < 64; n++ { // a rename interfered
 		fd, err = unix.Openat2(root, name, &how)
 	}
-	if errors.Is(err, fs.ErrNotExist) || err == unix.ENOTDIR {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return fn(strings.NewReader(""))
 	}
 	if err != nil {

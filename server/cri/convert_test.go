@@ -107,7 +107,7 @@ func TestInBatches(t *testing.T) {
 		t.Errorf("%v, %v", sizes, err)
 	}
 	stop := errors.New("stop")
-	if err := inBatches(all, func([]int) error { return stop }); err != stop {
+	if err := inBatches(all, func([]int) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("%v", err)
 	}
 	if err := inBatches(nil, func([]int) error { t.Error("an empty message"); return nil }); err != nil {

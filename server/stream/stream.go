@@ -114,13 +114,13 @@ func (s *Server) Serve() error {
 	return err
 }
 
-// closing is the cause of the end of sessions that the daemon ends.
-var closing = errors.New("the daemon is stopping")
+// errClosing is the cause of the end of sessions that the daemon ends.
+var errClosing = errors.New("the daemon is stopping")
 
 // Close ends all sessions and waits for them.
 func (s *Server) Close() error {
 	err := s.http.Close()
-	s.end(closing)
+	s.end(errClosing)
 	s.wg.Wait()
 	if cerr := s.l.Close(); !errors.Is(cerr, net.ErrClosed) {
 		err = errors.Join(err, cerr)
@@ -147,7 +147,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.wg.Add(1)
 	defer s.wg.Done()
 	if s.life.Err() != nil {
-		http.Error(w, closing.Error(), http.StatusServiceUnavailable)
+		http.Error(w, errClosing.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())

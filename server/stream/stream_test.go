@@ -370,7 +370,7 @@ func TestCloseEndsSessions(t *testing.T) {
 	if err := errors.Join(s.Close(), <-done); err != nil {
 		t.Error(err)
 	}
-	if d := time.Since(begin); d > 2*time.Second || p.causes() != 1 || p.ended[0] != closing.Error() {
+	if d := time.Since(begin); d > 2*time.Second || p.causes() != 1 || p.ended[0] != errClosing.Error() {
 		t.Errorf("it took %s, ended: %v", d, p.ended)
 	}
 }

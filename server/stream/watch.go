@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// left is the cause of the end of a session whose client is gone.
-var left = errors.New("the client has left")
+// errLeft is the cause of the end of a session whose client is gone.
+var errLeft = errors.New("the client has left")
 
 // watch ends a session when its client has left or the server closes. It looks at the
 // socket itself: the protocols read only as far as somebody takes what was sent, so a
@@ -29,7 +29,7 @@ func (s *Server) watch(ctx context.Context, conn net.Conn, cancel context.Cancel
 			if !hungUp(conn) {
 				continue
 			}
-			cancel(left)
+			cancel(errLeft)
 		}
 		if conn != nil {
 			_ = conn.Close() // wakes who reads or writes it

@@ -62,7 +62,7 @@ func (e *session) serveWebsocket(s *Server, w http.ResponseWriter, r *http.Reque
 		s.cfg.Log.Debug("a client could not switch to websockets", "error", err)
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	// An empty message says that the connection is there.
 	first := channelStatus
 	switch {

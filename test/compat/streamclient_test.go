@@ -46,7 +46,9 @@ func (c *client) text(b *bytes.Buffer) string {
 func (c *client) code() (int, error) {
 	var s struct {
 		Status, Reason, Message string
-		Details                 struct{ Causes []struct{ Reason, Message string } }
+		Details                 struct {
+			Causes []struct{ Reason, Message string }
+		}
 	}
 	text := c.text(&c.last)
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
@@ -105,7 +107,6 @@ func connectSPDY(address string, a asked) (*client, error) {
 	}
 	c := &client{done: make(chan struct{}), leave: func() { _ = conn.Close() }}
 	var wg sync.WaitGroup
-	var all []httpstream.Stream
 	for _, s := range []struct {
 		kind   string
 		wanted bool
@@ -119,7 +120,6 @@ func connectSPDY(address string, a asked) (*client, error) {
 			_ = conn.Close()
 			return nil, err
 		}
-		all = append(all, st)
 		switch s.kind {
 		case "stdin":
 			c.stdin = st

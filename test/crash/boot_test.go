@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,7 +52,7 @@ func (p *place) reboot() {
 
 func gone(path string) bool {
 	_, err := os.Stat(path)
-	return os.IsNotExist(err)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 func write(t *testing.T, path, text string) {
@@ -82,8 +83,8 @@ func TestReboot(t *testing.T) {
 	if out := p.d.MustCtr("containers", "ls", "-q"); strings.TrimSpace(out) != id {
 		t.Errorf("containers after the reboot: %q, want %s", out, id)
 	}
-	out := p.d.MustCtr("tasks", "start", "-d", id)
-	if out = p.d.MustCtr("tasks", "exec", "--exec-id", "look", id, "cat", "/file"); strings.TrimSpace(out) != "kept" {
+	p.d.MustCtr("tasks", "start", "-d", id)
+	if out := p.d.MustCtr("tasks", "exec", "--exec-id", "look", id, "cat", "/file"); strings.TrimSpace(out) != "kept" {
 		t.Errorf("the container's file after the reboot: %q", out)
 	}
 	p.d.MustCtr("tasks", "rm", "-f", id)

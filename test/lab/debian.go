@@ -297,7 +297,7 @@ func addTo(path string, manifest object) ([]byte, error) {
 	if err == nil {
 		err = json.Unmarshal(old, &index)
 	}
-	if err != nil && !os.IsNotExist(err) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	index.Version, index.Manifests = 2, append(index.Manifests, manifest)

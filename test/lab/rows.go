@@ -16,6 +16,7 @@ import (
 	namespaces "github.com/containerd/containerd/api/services/namespaces/v1"
 	snapshots "github.com/containerd/containerd/api/services/snapshots/v1"
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	typesapi "github.com/containerd/containerd/api/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -203,7 +204,7 @@ func (d *Daemon) learn(p *Process) {
 		if err != nil {
 			return
 		}
-		_ = each(s, func(e *eventsapi.Envelope) {
+		_ = each(s, func(e *typesapi.Envelope) {
 			d.lab.Ledger().Own(containerID(e.GetEvent().GetValue()))
 		})
 	}()

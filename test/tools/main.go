@@ -142,7 +142,7 @@ func debian() error {
 		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
 			return err
 		}
-		defer os.Remove(policy)
+		defer func() { _ = os.Remove(policy) }()
 	}
 	return command("apt-get", append([]string{"install", "-y", "-qq", "--no-install-recommends"}, missing...)...)
 }
@@ -191,15 +191,18 @@ func oldCtr(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	get := exec.Command("apt-get", "download", "-qq", "containerd")
 	get.Dir = tmp
 	if out, err := get.CombinedOutput(); err != nil {
 		return fmt.Errorf("download Debian's containerd: %w: %s", err, out)
 	}
 	debs, err := filepath.Glob(filepath.Join(tmp, "containerd_*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("download Debian's containerd: found %v (%v)", debs, err)
+	if err != nil {
+		return err
+	}
+	if len(debs) != 1 {
+		return fmt.Errorf("download Debian's containerd: found %v", debs)
 	}
 	if err := command("dpkg-deb", "-x", debs[0], filepath.Join(tmp, "x")); err != nil {
 		return err

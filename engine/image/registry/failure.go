@@ -156,7 +156,7 @@ func (f *Failure) Unwrap() []error {
 		// Kinds of other hosts' failures must not show through: a mirror's "not
 		// found" is not the registry's.
 		var s *StatusError
-		if !errors.As(a.Err, &s) && kindOf(a.Err) == f.kind {
+		if !errors.As(a.Err, &s) && errors.Is(kindOf(a.Err), f.kind) {
 			out = append(out, a.Err)
 		}
 	}

@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -35,7 +36,6 @@ type hostile struct {
 	faults  func(reg *registrytest.Registry) []registrytest.Fault
 	options Options
 	kind    error // nil: the pull must work
-	limits  func(*Limits)
 }
 
 func one(f registrytest.Fault) func(*registrytest.Registry) []registrytest.Fault {
@@ -147,7 +147,7 @@ func TestHostileRegistries(t *testing.T) {
 			if tc.kind == nil && err != nil {
 				t.Fatal(err)
 			}
-			if tc.kind == errs.DataLoss && err != nil && strings.Contains(err.Error(), "digest right: false") {
+			if errors.Is(tc.kind, errs.DataLoss) && err != nil && strings.Contains(err.Error(), "digest right: false") {
 				err = errs.New(errs.DataLoss, "%w", err) // a blob's content is the reader's to judge
 			}
 			if tc.kind != nil {

@@ -84,7 +84,7 @@ func (f *parallelFetch) start(open func() (*Blob, error), size int64) {
 		c := chunk{data: make([]byte, size)}
 		b, err := open()
 		if err == nil {
-			defer b.Close()
+			defer func() { _ = b.Close() }()
 			_, err = io.ReadFull(b, c.data)
 		}
 		c.err = err
