@@ -31,7 +31,7 @@ func (b *bench) images(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"busybox", "one", "twelve", "small"} {
+	for _, name := range []string{"busybox", "pause", "one", "twelve", "small"} {
 		done := filepath.Join(cache, "pushed-"+name)
 		if _, err := os.Stat(done); err == nil {
 			continue
@@ -90,6 +90,12 @@ func makeImage(layout, name string) error {
 			part, all = take(all, 30*mb)
 			layers = append(layers, pack("", part))
 		}
+	case "pause": // what containerd needs beside each pod
+		path, err := exec.LookPath("busybox")
+		if err != nil {
+			return err
+		}
+		layers = append(layers, func(tw *tar.Writer) error { return pour(tw, path, "busybox", 0o755) })
 	case "small":
 		all = slices.DeleteFunc(all, func(f file) bool { return f.size > smallSize })
 		if len(all) == 0 {
@@ -105,7 +111,7 @@ func makeImage(layout, name string) error {
 			return nil
 		})
 	}
-	return lab.WriteLayout(layout, name, layers...)
+	return lab.WriteLayout(layout, name, []string{"/busybox", "sleep", "2000000000"}, layers...)
 }
 
 // files lists the regular files below a directory, in an order that has nothing to
@@ -151,7 +157,7 @@ func pack(prefix string, part []file) lab.Layer {
 			if err := directories(tw, made, filepath.Dir(name)); err != nil {
 				return err
 			}
-			if err := pour(tw, f, name); err != nil {
+			if err := pour(tw, f.path, name, 0o644); err != nil {
 				return err
 			}
 		}
@@ -170,15 +176,19 @@ func directories(tw *tar.Writer, made map[string]bool, dir string) error {
 	return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755})
 }
 
-func pour(tw *tar.Writer, f file, name string) error {
-	in, err := os.Open(f.path)
+func pour(tw *tar.Writer, path, name string, mode int64) error {
+	in, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: f.size}); err != nil {
+	st, err := in.Stat()
+	if err != nil {
 		return err
 	}
-	_, err = io.CopyN(tw, in, f.size)
+	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: st.Size()}); err != nil {
+		return err
+	}
+	_, err = io.CopyN(tw, in, st.Size())
 	return err
 }

@@ -33,7 +33,7 @@ func (s *side) processes() []process {
 		switch name := filepath.Base(string(bytes.SplitN(cmd, []byte{0}, 2)[0])); name {
 		case "berth", "containerd":
 			out = append(out, process{d.Name(), false})
-		case "berth-shim", "containerd-shim-runc-v2", "pause":
+		case "berth-shim", "containerd-shim-runc-v2":
 			out = append(out, process{d.Name(), true})
 		}
 	}

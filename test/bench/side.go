@@ -82,7 +82,7 @@ func (b *bench) setUp(ctx context.Context) error {
 }
 
 // config is what both daemons read: containerd's format, with the same network.
-func (s *side) config() string {
+func (s *side) config(sandbox string) string {
 	bin, _ := exec.LookPath("bridge")
 	return fmt.Sprintf(`version = 3
 root = %[1]q
@@ -96,7 +96,9 @@ state = %[2]q
     conf_dir = %[5]q
 [plugins.'io.containerd.cri.v1.images'.registry]
   config_path = %[6]q
-`, filepath.Join(s.dir, "root"), filepath.Join(s.dir, "state"), s.socket, filepath.Dir(bin), s.cni, filepath.Join(s.dir, "hosts"))
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = %[7]q
+`, filepath.Join(s.dir, "root"), filepath.Join(s.dir, "state"), s.socket, filepath.Dir(bin), s.cni, filepath.Join(s.dir, "hosts"), sandbox)
 }
 
 func (s *side) writeNetwork(i int) error {
@@ -108,7 +110,7 @@ func (s *side) writeNetwork(i int) error {
 
 func (s *side) start(b *bench) error {
 	file := filepath.Join(s.dir, "config.toml")
-	if err := os.WriteFile(file, []byte(s.config()), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(s.config(b.image("pause"))), 0o644); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)

@@ -56,15 +56,18 @@ func Busybox(dir string) error {
 		put(tar.Header{Typeflag: tar.TypeReg, Name: "etc/group", Mode: 0o644}, "root:x:0:\nnobody:x:65534:\n")
 		return err
 	}
-	if err := WriteLayout(dir, "busybox", root); err != nil {
+	if err := WriteLayout(dir, "busybox", shell, root); err != nil {
 		return err
 	}
 	layers := []Layer{root}
 	for n := range 4 {
 		layers = append(layers, func(tw *tar.Writer) error { return bulk(tw, n) })
 	}
-	return WriteLayout(filepath.Join(dir, "layered"), "layered", layers...)
+	return WriteLayout(filepath.Join(dir, "layered"), "layered", shell, layers...)
 }
+
+// shell is what the images run.
+var shell = []string{"/bin/sh"}
 
 // Layer writes the entries of one layer.
 type Layer func(*tar.Writer) error
@@ -94,9 +97,9 @@ func bulk(tw *tar.Writer, n int) error {
 
 type object = map[string]any
 
-// WriteLayout writes an image of gzip layers as an OCI layout, by which skopeo
-// knows it as oci:DIR:NAME.
-func WriteLayout(dir, name string, layers ...Layer) error {
+// WriteLayout writes an image of gzip layers that runs a command, as an OCI layout,
+// by which skopeo knows it as oci:DIR:NAME.
+func WriteLayout(dir, name string, command []string, layers ...Layer) error {
 	blobs := filepath.Join(dir, "blobs", "sha256")
 	if err := os.MkdirAll(blobs, 0o755); err != nil {
 		return err
@@ -121,7 +124,7 @@ func WriteLayout(dir, name string, layers ...Layer) error {
 	}
 	c, err := add("application/vnd.oci.image.config.v1+json", object{
 		"architecture": runtime.GOARCH, "os": "linux", "created": "1970-01-01T00:00:00Z",
-		"config": object{"Env": []string{"PATH=/bin:/usr/bin"}, "Cmd": []string{"/bin/sh"}},
+		"config": object{"Env": []string{"PATH=/bin:/usr/bin"}, "Cmd": command},
 		"rootfs": object{"type": "layers", "diff_ids": diffs},
 	})
 	if err != nil {
