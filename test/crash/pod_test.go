@@ -29,7 +29,11 @@ type kube struct {
 	conn  *grpc.ClientConn
 	rt    cri.RuntimeServiceClient
 	tries atomic.Int64
+	owner atomic.Pointer[string] // the end that the ids of a daemon's pods have in common
 }
+
+// ownerDigits is how many digits of a pod's id name its daemon (engine/pod).
+const ownerDigits = 12
 
 // newKube starts a daemon with a network of its own.
 func newKube(t *testing.T, bin string) *kube {
@@ -75,6 +79,8 @@ func (k *kube) life(ctx context.Context, name string, attempt uint32) (err error
 		return fmt.Errorf("run pod: %w", err)
 	}
 	pod := up.GetPodSandboxId()
+	owner := pod[len(pod)-ownerDigits:]
+	k.owner.Store(&owner)
 	c, err := k.rt.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: &cri.ContainerConfig{
 		Metadata: &cri.ContainerMetadata{Name: "main"}, Image: &cri.ImageSpec{Image: k.busybox, UserSpecifiedImage: k.busybox},
 		Command: []string{"sh", "-c", "echo started; exec sleep 1000"}, LogPath: "main.log",
@@ -170,6 +176,12 @@ func (k *kube) nothing() {
 	}
 	k.place.nothing(true)
 	k.bundles()
+	if owner := k.owner.Load(); owner != nil {
+		found, _ := filepath.Glob("/run/netns/berth-*" + *owner)
+		for _, f := range found {
+			k.t.Errorf("left behind: netns %s", f)
+		}
+	}
 }
 
 // removeGroups removes the pods' own cgroups, which are a kubelet's; one with
