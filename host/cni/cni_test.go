@@ -135,7 +135,7 @@ func (w *world) del(s Saved) (err error) {
 
 func (w *world) ip(ns string, args ...string) string {
 	w.t.Helper()
-	out, err := exec.Command("nsenter", append([]string{"--net=" + ns, "ip"}, args...)...).CombinedOutput()
+	out, err := exec.Command("nsenter", append([]string{"--net=" + ns, "ip"}, args...)...).Output()
 	if err != nil {
 		w.t.Fatalf("ip %v: %v\n%s", args, err, out)
 	}

@@ -185,23 +185,24 @@ func (w *world) dump(done []Result) string {
 	var b strings.Builder
 	part := func(title, text string) { fmt.Fprintf(&b, "== %s\n%s\n", title, text) }
 	run := func(ns string, args ...string) string {
-		out, err := exec.Command("nsenter", append([]string{"--net=" + ns}, args...)...).CombinedOutput()
+		// Not stderr: ip complains there of what others do in /run/netns.
+		out, err := exec.Command("nsenter", append([]string{"--net=" + ns}, args...)...).Output()
 		if err != nil {
 			w.t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 		return string(out)
 	}
+	sorted := func(text string) string {
+		lines := strings.Split(mask(text), "\n")
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
 	w.settle()
 	for _, ns := range w.namespaces() {
 		title := filepath.Base(filepath.Dir(ns))
 		part(title+" links", run(ns, "ip", "-d", "addr"))
-		routes := strings.Split(run(ns, "ip", "route", "show", "table", "all")+run(ns, "ip", "-6", "route", "show", "table", "all"), "\n")
-		for i := range routes {
-			routes[i] = mask(routes[i])
-		}
-		slices.Sort(routes)
-		part(title+" routes", strings.Join(routes, "\n"))
-		part(title+" sysctls", run(ns, "sh", "-c", `cd /proc/sys/net; grep -s . ipv4/ip_forward ipv6/conf/all/forwarding ipv6/conf/*/accept_ra ipv6/conf/*/accept_dad ipv6/conf/*/enhanced_dad ipv6/conf/*/keep_addr_on_down ipv6/conf/*/disable_ipv6 ipv4/conf/*/arp_notify ipv4/conf/*/route_localnet ipv4/conf/*/forwarding`))
+		part(title+" routes", sorted(run(ns, "ip", "route", "show", "table", "all")+run(ns, "ip", "-6", "route", "show", "table", "all")))
+		part(title+" sysctls", sorted(run(ns, "sh", "-c", `cd /proc/sys/net; grep -s . ipv4/ip_forward ipv6/conf/all/forwarding ipv6/conf/*/accept_ra ipv6/conf/*/accept_dad ipv6/conf/*/enhanced_dad ipv6/conf/*/keep_addr_on_down ipv6/conf/*/disable_ipv6 ipv4/conf/*/arp_notify ipv4/conf/*/route_localnet ipv4/conf/*/forwarding`)))
 	}
 	part("iptables", run(w.host, "iptables-save"))
 	part("ip6tables", run(w.host, "ip6tables-save"))
@@ -241,8 +242,11 @@ func (w *world) settle() {
 		for _, ns := range w.namespaces() {
 			out := w.ip(ns, "-6", "addr", "show", "tentative")
 			links := w.ip(ns, "-br", "link")
-			if strings.Contains(links, "nebr0") && !strings.Contains(links, "veth") && !strings.Contains(links, "NO-CARRIER") {
-				out += links
+			for _, l := range strings.Split(links, "\n") {
+				lonely := strings.HasPrefix(l, "nebr0") && !strings.Contains(links, "veth")
+				if lonely && !strings.Contains(l, "NO-CARRIER") || strings.HasPrefix(l, "nebr0") && strings.Contains(l, "UNKNOWN") {
+					out += l
+				}
 			}
 			busy += out
 		}
