@@ -84,7 +84,7 @@ func (r *raw) dial(t *testing.T, p *Plugins, name string, times int) (api.Runtim
 	t.Cleanup(func() { _, _, _ = client.Close(), s.Close(), m.Close(); <-ended })
 	rt := api.NewRuntimeClient(client)
 	for i := range times {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		_, err := rt.RegisterPlugin(ctx, &api.RegisterPluginRequest{PluginName: name, PluginIdx: "10"})
 		cancel()
 		if i == 0 && err != nil {
@@ -98,7 +98,7 @@ func (r *raw) dial(t *testing.T, p *Plugins, name string, times int) (api.Runtim
 // and the next plugin is served.
 func TestHostile(t *testing.T) {
 	w := &world{}
-	p := testbed(t, w, func(c *Config) { c.Register = 400 * time.Millisecond })
+	p := testbed(t, w, func(c *Config) { c.Register, c.Request = 2*time.Second, 2*time.Second })
 	garbage := make([]byte, 1<<16)
 	if _, err := rand.Read(garbage); err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestHostile(t *testing.T) {
 	}
 	twice.dial(t, p, "twice", 3)
 	await(t, p, "10-twice", true)
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(2500 * time.Millisecond) // whoever is not registered by then is cut off
 	if got := p.Names(); len(got) != 1 {
 		t.Errorf("plugins %v", got)
 	}
@@ -131,7 +131,7 @@ func TestHostile(t *testing.T) {
 // TestNotYet: who does not take part may not change anything.
 func TestNotYet(t *testing.T) {
 	w := &world{}
-	p := testbed(t, w, func(c *Config) { c.Register = time.Second })
+	p := testbed(t, w, func(c *Config) { c.Register = 2 * time.Second })
 	rt, _ := (&raw{}).dial(t, p, "x", 1) // it hangs in Configure
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
@@ -158,7 +158,7 @@ func TestEvict(t *testing.T) {
 	if _, err := rt.UpdateContainers(t.Context(), &api.UpdateContainersRequest{Evict: []*api.ContainerEviction{{ContainerId: "older", Reason: "so"}}}); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(3 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		w.mu.Lock()
 		got := strings.Join(w.evicted, ", ")
 		w.mu.Unlock()
@@ -194,7 +194,7 @@ func TestLostConnection(t *testing.T) {
 // TestKeepConnected: a plugin that asks to be kept when it is late, is.
 func TestKeepConnected(t *testing.T) {
 	w := &world{}
-	p := testbed(t, w, nil)
+	p := testbed(t, w, func(c *Config) { c.Request = time.Second })
 	r := &raw{configure: &api.ConfigureResponse{Events: only(api.Event_CREATE_CONTAINER), FailurePolicy: &api.FailurePolicy{KeepConnected: true}}}
 	var slow atomic.Bool
 	slow.Store(true)

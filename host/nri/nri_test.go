@@ -144,7 +144,7 @@ func (t *tester) RemoveContainer(_ context.Context, _ *api.PodSandbox, c *api.Co
 func testbed(t *testing.T, w *world, change func(*Config)) *Plugins {
 	t.Helper()
 	cfg := Config{
-		Name: "berth", Version: "1", Socket: filepath.Join(t.TempDir(), "nri.sock"), Register: 3 * time.Second, Request: 300 * time.Millisecond,
+		Name: "berth", Version: "1", Socket: filepath.Join(t.TempDir(), "nri.sock"), Register: 10 * time.Second, Request: 10 * time.Second, // more than a slow machine needs
 		Log: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
@@ -193,7 +193,7 @@ func (quiet) Errorf(context.Context, string, ...any) {}
 // await waits until a plugin takes part, or does no more.
 func await(t *testing.T, p *Plugins, name string, there bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		i := slices.Index(p.Names(), name)
 		if (i >= 0) == there {
 			if !there {
@@ -306,7 +306,7 @@ func TestConflict(t *testing.T) {
 // answer is left out, unless it is required.
 func TestHookErrors(t *testing.T) {
 	w := &world{}
-	p := testbed(t, w, func(c *Config) { c.Required = []string{"must"} })
+	p := testbed(t, w, func(c *Config) { c.Required, c.Request = []string{"must"}, 2*time.Second })
 	ctx := t.Context()
 	if _, err := w.make(ctx, p, "without"); !errs.Is(err, errs.FailedPrecondition) || !strings.Contains(err.Error(), "must") {
 		t.Fatalf("without the required plugin: %v", err)
@@ -351,7 +351,7 @@ func TestHookErrors(t *testing.T) {
 // TestCallerGivesUp: a request that its caller ends is no plugin's fault.
 func TestCallerGivesUp(t *testing.T) {
 	w := &world{}
-	p := testbed(t, w, func(c *Config) { c.Request = 5 * time.Second })
+	p := testbed(t, w, nil)
 	pl := &tester{run: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
 	join(t, p, "10", "slow", pl)
 	await(t, p, "10-slow", true)
@@ -491,7 +491,7 @@ func TestBadNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
@@ -515,7 +515,7 @@ func TestLaunched(t *testing.T) {
 		}
 	}
 	w := &world{}
-	p := testbed(t, w, func(c *Config) { c.PluginDir, c.ConfigDir, c.Register = dir, conf, 5*time.Second })
+	p := testbed(t, w, func(c *Config) { c.PluginDir, c.ConfigDir, c.Register = dir, conf, 30*time.Second })
 	a, err := w.make(t.Context(), p, "c") // it waits for the programs
 	if got := p.Names(); !slices.Equal(got, []string{"30-sample"}) {
 		t.Fatalf("plugins %v", got)

@@ -91,6 +91,9 @@ func (p *plugin) RemoveContainer(_ context.Context, _ *api.PodSandbox, c *api.Co
 	return nil
 }
 
+// patient is the configuration of a daemon that waits for plugins of a slow machine.
+var patient = []string{"[plugins.\"io.containerd.nri.v1.nri\"]", "plugin_request_timeout = \"30s\"", "plugin_registration_timeout = \"30s\""}
+
 type quiet struct{}
 
 func (quiet) Debugf(context.Context, string, ...any) {}
@@ -106,8 +109,8 @@ func (n *node) join(p *plugin, index, name string) (leave func()) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	lab.Until(n.t, 10*time.Second, "the plugin connects", func() bool { return s.Start(n.ctx) == nil })
-	lab.Until(n.t, 10*time.Second, "the plugin is synchronized", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.synced != nil })
+	lab.Until(n.t, 30*time.Second, "the plugin connects", func() bool { return s.Start(n.ctx) == nil })
+	lab.Until(n.t, 30*time.Second, "the plugin is synchronized", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.synced != nil })
 	p.up = s.UpdateContainers
 	var once sync.Once
 	leave = func() { once.Do(s.Stop) }
@@ -118,7 +121,7 @@ func (n *node) join(p *plugin, index, name string) (leave func()) {
 // TestNRI has a plugin change a container that is made, watch it live, change it
 // while it runs, and find it again after the daemon was killed.
 func TestNRI(t *testing.T) {
-	n := newNode(t)
+	n := newNode(t, patient...)
 	p := &plugin{}
 	leave := n.join(p, "10", "sample")
 	pc := n.podConfig("plugged", cri.NamespaceMode_CONTAINER)
@@ -130,7 +133,7 @@ func TestNRI(t *testing.T) {
 	id := n.create(pod, pc, c)
 	n.start(id)
 	logfile := filepath.Join(pc.LogDirectory, "app/0.log")
-	lab.Until(t, 10*time.Second, "the container speaks", func() bool { return strings.Count(n.log(logfile), "\n") >= 2 })
+	lab.Until(t, 30*time.Second, "the container speaks", func() bool { return strings.Count(n.log(logfile), "\n") >= 2 })
 	if text := n.log(logfile); !strings.Contains(text, "BY=a plugin") || !strings.Contains(text, "tmpfs /given tmpfs rw,nosuid") {
 		t.Errorf("the container does not see what the plugin gave it:\n%s", text)
 	}
@@ -177,7 +180,7 @@ func TestNRI(t *testing.T) {
 
 // TestNRIRequired: without a required plugin no container is made, and with it one is.
 func TestNRIRequired(t *testing.T) {
-	n := newNode(t, "[plugins.\"io.containerd.nri.v1.nri\".default_validator]", "enable = true", "required_plugins = [\"guard\"]")
+	n := newNode(t, append(slices.Clone(patient), "[plugins.\"io.containerd.nri.v1.nri\".default_validator]", "enable = true", "required_plugins = [\"guard\"]")...)
 	pc := n.podConfig("guarded", cri.NamespaceMode_CONTAINER)
 	pod := n.runPod(pc)
 	ask := &cri.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: pc, Config: n.containerConfig("app", "true", cri.NamespaceMode_CONTAINER)}
@@ -191,7 +194,7 @@ func TestNRIRequired(t *testing.T) {
 	}
 	n.start(r.GetContainerId())
 	leave()
-	lab.Until(t, 5*time.Second, "no container is made without the plugin", func() bool {
+	lab.Until(t, 30*time.Second, "no container is made without the plugin", func() bool {
 		ask.Config.Metadata.Attempt++
 		_, err := n.rt().CreateContainer(n.ctx, ask)
 		return status.Code(err) == codes.FailedPrecondition
