@@ -200,9 +200,10 @@ func (w *world) dump(done []Result) string {
 	w.settle()
 	for _, ns := range w.namespaces() {
 		title := filepath.Base(filepath.Dir(ns))
-		part(title+" links", run(ns, "ip", "-d", "addr"))
-		part(title+" routes", sorted(run(ns, "ip", "route", "show", "table", "all")+run(ns, "ip", "-6", "route", "show", "table", "all")))
-		part(title+" sysctls", sorted(run(ns, "sh", "-c", `cd /proc/sys/net; grep -s . ipv4/ip_forward ipv6/conf/all/forwarding ipv6/conf/*/accept_ra ipv6/conf/*/accept_dad ipv6/conf/*/enhanced_dad ipv6/conf/*/keep_addr_on_down ipv6/conf/*/disable_ipv6 ipv4/conf/*/arp_notify ipv4/conf/*/route_localnet ipv4/conf/*/forwarding`)))
+		out := run(ns, "sh", "-c", `ip -d addr; echo ----; ip route show table all; ip -6 route show table all; cd /proc/sys/net; grep -s . ipv4/ip_forward ipv6/conf/all/forwarding ipv6/conf/*/accept_ra ipv6/conf/*/accept_dad ipv6/conf/*/enhanced_dad ipv6/conf/*/keep_addr_on_down ipv6/conf/*/disable_ipv6 ipv4/conf/*/arp_notify ipv4/conf/*/route_localnet ipv4/conf/*/forwarding`)
+		links, rest, _ := strings.Cut(out, "----")
+		part(title+" links", links)
+		part(title+" routes and sysctls", sorted(rest))
 	}
 	part("iptables", run(w.host, "iptables-save"))
 	part("ip6tables", run(w.host, "ip6tables-save"))
