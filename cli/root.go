@@ -45,8 +45,11 @@ func Main(args []string, build Build, extra ...*cobra.Command) int {
 	return run(ctx, a, args, extra...)
 }
 
-// interrupted is the status of a program that SIGINT has ended (128+2).
-const interrupted = 130
+// The statuses of programs that SIGINT and SIGPIPE have ended (128 and the signal).
+const (
+	interrupted = 130
+	unread      = 141
+)
 
 func run(ctx context.Context, a *session.App, args []string, extra ...*cobra.Command) int {
 	root := tree(a, extra...)
@@ -62,6 +65,8 @@ func run(ctx context.Context, a *session.App, args []string, extra ...*cobra.Com
 	switch {
 	case ctx.Err() != nil && errs.Is(err, context.Canceled):
 		return interrupted
+	case errors.Is(err, syscall.EPIPE):
+		return unread
 	case errors.As(err, &code):
 		if code.Err != nil {
 			fmt.Fprintln(a.Err, "berth:", code.Err)

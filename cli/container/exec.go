@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -205,6 +206,7 @@ func (a *app) execStreams(ctx context.Context, c *client.Client, r *tasksapi.Exe
 		// it writes next.
 		go func() { left <- a.execInput(session, c, r, f, x.terminal, keys) }()
 	}
+	signal.Ignore(syscall.SIGPIPE) // who reads our output may leave; the process is to be seen to
 	ended := make(chan error, 1)
 	// owner: f.Close ends it; the channel holds its result.
 	go func() { ended <- f.Copy(a.Out, a.Err) }()
@@ -249,13 +251,34 @@ func (a *app) execEnd(ctx context.Context, c *client.Client, r *tasksapi.ExecPro
 			left = nil
 		case <-done:
 			done = nil
-			_, err := c.Tasks().Kill(free, &tasksapi.KillRequest{ContainerID: r.GetContainerID(), ExecID: r.GetExecID(), Signal: uint32(syscall.SIGINT)})
-			if err := errs.Ignore(err, errs.NotFound); err != nil {
+			if err := killExec(free, c, r, syscall.SIGINT); err != nil {
 				return 0, err
 			}
+		case err := <-ended:
+			// Nobody takes its output any more: it ends as at a pipe that nobody reads.
+			if err == nil {
+				ended = nil
+				continue
+			}
+			// owner: f.Close ends it.
+			go f.Discard() // or the shim would wait for the rest to be read
+			for _, sig := range []syscall.Signal{syscall.SIGPIPE, syscall.SIGKILL} {
+				if kerr := killExec(free, c, r, sig); kerr != nil {
+					return 0, kerr
+				}
+				select {
+				case e := <-exited:
+					return e.status, errors.Join(e.err, forgetExec(free, c, r))
+				case <-time.After(pipeTime):
+				}
+			}
+			return 0, err
 		case e := <-exited:
 			if e.err != nil {
 				return 0, e.err
+			}
+			if ended == nil {
+				return e.status, forgetExec(free, c, r)
 			}
 			return e.status, lastOutput(free, c, r, f, ended)
 		}
@@ -285,4 +308,12 @@ func lastOutput(ctx context.Context, c *client.Client, r *tasksapi.ExecProcessRe
 			return <-ended
 		}
 	}
+}
+
+// pipeTime is how long a process may live on after its reader has left.
+const pipeTime = 2 * time.Second
+
+func killExec(ctx context.Context, c *client.Client, r *tasksapi.ExecProcessRequest, sig syscall.Signal) error {
+	_, err := c.Tasks().Kill(ctx, &tasksapi.KillRequest{ContainerID: r.GetContainerID(), ExecID: r.GetExecID(), Signal: uint32(sig)})
+	return errs.Ignore(err, errs.NotFound)
 }

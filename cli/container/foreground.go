@@ -73,6 +73,7 @@ func (f *foreground) run(ctx context.Context, start func() error) (status uint32
 	if f.sigProxy {
 		defer f.forward(session)()
 	}
+	signal.Ignore(syscall.SIGPIPE) // who reads our output may leave; the container is to be seen to
 	if f.s.Terminal() {
 		out, ok := f.Out.(*os.File)
 		if ok && term.Is(out) {

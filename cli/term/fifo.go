@@ -60,14 +60,21 @@ func MakeFIFOs(stdin, terminal bool) (*FIFOs, error) {
 // Opened tells that the shim has its ends: the files are not needed any more.
 func (f *FIFOs) Opened() { _ = os.RemoveAll(f.dir) }
 
-// Copy copies the output until the process and its shim have closed it.
+// Copy copies the output until the process and its shim have closed it, or until
+// one of the writers does not take it any more.
 func (f *FIFOs) Copy(stdout, stderr io.Writer) error {
-	var g errgroup.Group
-	g.Go(func() error { return f.copyOut(stdout, f.out) })
-	if f.err != nil {
-		g.Go(func() error { return f.copyOut(stderr, f.err) })
+	done := make(chan error, 2) // both may end after Copy has
+	// owner: Close ends it.
+	go func() { done <- f.copyOut(stdout, f.out) }()
+	if f.err == nil {
+		return <-done
 	}
-	return g.Wait()
+	// owner: Close ends it.
+	go func() { done <- f.copyOut(stderr, f.err) }()
+	if err := <-done; err != nil {
+		return err
+	}
+	return <-done
 }
 
 // Idle is how long no output has come; 0 while the caller's writer has not taken
@@ -100,6 +107,17 @@ func (f *FIFOs) copyOut(w io.Writer, r *os.File) error {
 		return fmt.Errorf("write output: %w", err)
 	}
 	return nil
+}
+
+// Discard reads what still comes and forgets it, until Close.
+func (f *FIFOs) Discard() {
+	var g errgroup.Group
+	for _, r := range []*os.File{f.out, f.err} {
+		if r != nil {
+			g.Go(func() error { return f.copyOut(io.Discard, r) })
+		}
+	}
+	_ = g.Wait() // closed
 }
 
 // onlyReader hides what would make io.Copy splice: a FIFO that is not yet open at
