@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strconv"
 	"time"
 
@@ -151,6 +153,55 @@ func (v Scoped) Trees(ctx context.Context, sn, name string) (dirs []string, ok b
 // parent may be given only for one that was made without, by a driver that can
 // rebase.
 func (v Scoped) CommitSnapshot(ctx context.Context, sn, key, name, parent string, labels map[string]string) error {
+	// Sealing cannot be taken back: look before.
+	if err := v.View(ctx, func(tx *Tx) error { return tx.freeName(sn, name) }); err != nil {
+		return err
+	}
+	return v.commit(ctx, sn, key, name, parent, labels, (*Tx).freeName)
+}
+
+// LostSnapshot reports whether the directory of a committed snapshot is gone, as
+// far as its driver lets one see that.
+func (v Scoped) LostSnapshot(ctx context.Context, sn, name string) (bool, error) {
+	s, _, d, err := v.found(ctx, sn, name)
+	if err != nil {
+		return false, err
+	}
+	dir, ok := d.Tree(s.ID)
+	if !ok || s.Kind != snapshot.Committed {
+		return false, nil
+	}
+	_, err = os.Lstat(dir)
+	return errors.Is(err, fs.ErrNotExist), errs.Ignore(err, fs.ErrNotExist)
+}
+
+// ReplaceSnapshot is CommitSnapshot in the place of a lost one: what stood on that
+// stands on the new one.
+func (v Scoped) ReplaceSnapshot(ctx context.Context, sn, key, name, parent string) error {
+	return v.commit(ctx, sn, key, name, parent, nil, func(tx *Tx, sn, name string) error { return tx.takePlace(sn, key, name) })
+}
+
+// takePlace lets key have the name and the children of another snapshot, and
+// removes that.
+func (tx *Tx) takePlace(sn, key, name string) error {
+	old, err := tx.Snapshot(sn, name)
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s, err := tx.Snapshot(sn, key)
+	if err != nil {
+		return err
+	}
+	if err := tx.exec(`UPDATE snapshot SET parent = ? WHERE parent = ?`, s.ID, old.ID); err != nil {
+		return err
+	}
+	return tx.removeSnapshot(sn, old.ID)
+}
+
+func (v Scoped) commit(ctx context.Context, sn, key, name, parent string, labels map[string]string, place func(tx *Tx, sn, name string) error) error {
 	s, l, d, err := v.found(ctx, sn, key)
 	if err != nil {
 		return err
@@ -172,15 +223,17 @@ func (v Scoped) CommitSnapshot(ctx context.Context, sn, key, name, parent string
 		}
 	}
 	l.Kind = snapshot.Committed
-	if err := v.View(ctx, func(tx *Tx) error { return tx.freeName(sn, name) }); err != nil {
-		return err
-	}
 	usage, err := d.Seal(ctx, l)
 	if err != nil {
 		return fmt.Errorf("commit snapshot %q: %w", key, err)
 	}
 	failpoint.Here("snapshot.sealed")
-	return v.Update(ctx, func(tx *Tx) error { return tx.commitSnapshot(s, name, l.Parents, usage, labels) })
+	return v.Update(ctx, func(tx *Tx) error {
+		if err := place(tx, sn, name); err != nil {
+			return err
+		}
+		return tx.commitSnapshot(s, name, l.Parents, usage, labels)
+	})
 }
 
 func (v Scoped) rebase(ctx context.Context, d snapshot.Driver, s Snapshot, parent string) ([]uint64, error) {
@@ -206,9 +259,6 @@ func (v Scoped) rebase(ctx context.Context, d snapshot.Driver, s Snapshot, paren
 
 func (tx *Tx) commitSnapshot(s Snapshot, name string, parents []uint64, u snapshot.Usage, labels map[string]string) error {
 	sn, key := s.Snapshotter, s.Name
-	if err := tx.freeName(sn, name); err != nil {
-		return err
-	}
 	var parent any
 	if len(parents) > 0 {
 		if there, err := tx.exists(`SELECT 1 FROM snapshot WHERE id = ?`, parents[0]); err != nil || !there {

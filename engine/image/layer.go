@@ -38,7 +38,14 @@ type unpacking struct {
 	sealed []chan struct{} // closed when the snapshot of that layer is there
 }
 
+// maxLayers is how many layers an image may have that is unpacked: overlay takes no
+// more lower directories (OVL_MAX_STACK).
+const maxLayers = 500
+
 func (t *transfer) unpack(ctx context.Context, im image, sn string) error {
+	if len(im.layers) > maxLayers {
+		return errs.New(errs.InvalidArgument, "the image has %d layers, at most %d can be mounted", len(im.layers), maxLayers)
+	}
 	d, err := t.store.Driver(sn)
 	if err != nil {
 		return err
@@ -109,15 +116,22 @@ func (u *unpacking) tryLayer(ctx context.Context, n int) error {
 		return err
 	}
 	defer unlock()
-	there, err := u.haveSnapshot(ctx, name)
+	there, lost, err := u.haveSnapshot(ctx, name)
 	if err != nil {
 		return err
 	}
-	if there {
+	if there && !lost {
 		return u.fetch(ctx, u.im.layers[n], u.im.manifest.Digest.String())
 	}
 	key := fmt.Sprintf("extract-%d-%s %s", time.Now().Nanosecond(), id.New(4), name)
 	s := store.Snapshot{Snapshotter: u.sn, Name: key, Kind: snapshot.Active, Labels: map[string]string{label.SnapshotRef: name}}
+	seal := func(ctx context.Context, sn, key, name, parent string) error {
+		return u.v.CommitSnapshot(ctx, sn, key, name, parent, nil)
+	}
+	if lost {
+		u.log.Warn("layer is lost and is unpacked again", "layer", u.im.layers[n].Digest, "snapshotter", u.sn)
+		s.Labels, seal = nil, u.v.ReplaceSnapshot
+	}
 	if !u.rebase {
 		if err := u.below(ctx, n); err != nil {
 			return err
@@ -129,7 +143,7 @@ func (u *unpacking) tryLayer(ctx context.Context, n int) error {
 	} else if err != nil {
 		return err
 	}
-	if err := u.fillAndSeal(ctx, n, key); err != nil {
+	if err := u.fillAndSeal(ctx, n, key, seal); err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		return errors.Join(err, u.cfg.GC.Remove(clean, u.v, false, func(tx *store.Tx) error { return tx.RemoveSnapshot(u.sn, key) }))
@@ -137,18 +151,23 @@ func (u *unpacking) tryLayer(ctx context.Context, n int) error {
 	return nil
 }
 
-// haveSnapshot reports whether the layer is unpacked, and puts it under the lease.
-func (u *unpacking) haveSnapshot(ctx context.Context, name string) (bool, error) {
-	err := u.v.Update(ctx, func(tx *store.Tx) error {
+// haveSnapshot reports whether the layer is unpacked, or was and is lost on the
+// disk, and puts it under the lease.
+func (u *unpacking) haveSnapshot(ctx context.Context, name string) (there, lost bool, err error) {
+	err = u.v.Update(ctx, func(tx *store.Tx) error {
 		if _, err := tx.Snapshot(u.sn, name); err != nil {
 			return err
 		}
 		return tx.Hold(store.Resource{Type: store.ResourceSnapshot + u.sn, ID: name})
 	})
-	return err == nil, errs.Ignore(err, errs.NotFound)
+	if err != nil {
+		return false, false, errs.Ignore(err, errs.NotFound)
+	}
+	lost, err = u.v.LostSnapshot(ctx, u.sn, name)
+	return true, lost, err
 }
 
-func (u *unpacking) fillAndSeal(ctx context.Context, n int, key string) error {
+func (u *unpacking) fillAndSeal(ctx context.Context, n int, key string, seal func(ctx context.Context, sn, key, name, parent string) error) error {
 	open, err := u.fill(ctx, n, key)
 	if err != nil {
 		return err
@@ -169,7 +188,7 @@ func (u *unpacking) fillAndSeal(ctx context.Context, n int, key string) error {
 		}
 	}
 	failpoint.Here("unpack.filled")
-	return u.v.CommitSnapshot(ctx, u.sn, key, u.chain[n].String(), u.parent(n), nil)
+	return seal(ctx, u.sn, key, u.chain[n].String(), u.parent(n))
 }
 
 // filled is a layer that is written but for what its parents must tell.

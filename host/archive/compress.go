@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
@@ -101,10 +102,25 @@ type decoder struct {
 
 func (d decoder) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+	case malformed(err):
+		err = errs.New(errs.InvalidArgument, "%s layer: %w", d.name, err)
+	default: // what came from the reader below
 		err = fmt.Errorf("%s layer: %w", d.name, err)
 	}
 	return n, err
+}
+
+// malformed tells an error in the compressed bytes from one in getting them.
+func malformed(err error) bool {
+	var flateErr flate.CorruptInputError
+	for _, bad := range []error{io.ErrUnexpectedEOF, gzip.ErrHeader, gzip.ErrChecksum, zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrUnexpectedBlockSize} {
+		if errors.Is(err, bad) {
+			return true
+		}
+	}
+	return errors.As(err, &flateErr)
 }
 
 // Compress wraps w to write a layer of a media type; Close ends the layer and
