@@ -25,7 +25,7 @@ func lockRoot(root string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", root, err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	for end := time.Now().Add(lockWait); err == unix.EWOULDBLOCK && time.Now().Before(end); {
+	for end := time.Now().Add(lockWait); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -58,11 +59,7 @@ type errorText string
 
 func (e errorText) Error() string { return string(e) }
 
-func asCode(err error, to *session.ExitCode) bool {
-	c, ok := err.(session.ExitCode)
-	*to = c
-	return ok
-}
+func asCode(err error, to *session.ExitCode) bool { return errors.As(err, to) }
 
 func TestSignals(t *testing.T) {
 	for s, want := range map[string]int{"TERM": 15, "sigkill": 9, "SIGHUP": 1, "10": 10, "RTMIN+3": 37, "SIGRTMAX-1": 63, "rtmin": 34} {

@@ -37,7 +37,7 @@ func (k *creation) volume(name, at string, mounts []*types.Mount) (string, error
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package task
 
 import (
+	"errors"
 	"bytes"
 	"context"
 	"io"
@@ -44,7 +45,7 @@ func soon(t *testing.T, what string, ok func() bool) {
 func entries(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
-	if err != nil && !os.IsNotExist(err) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	return regexp.MustCompile(`(?m)^\S+ `).ReplaceAllString(string(data), "")
