@@ -1,9 +1,9 @@
 package task
 
 import (
-	"errors"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
