@@ -6,28 +6,31 @@ import (
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
+
+	"github.com/berthd/berth/base/label"
 )
 
-// Labels by which the command line keeps what containerd's API has no field for.
+// Labels by which the command line keeps what containerd's API has no field for;
+// those of base/label the daemon obeys.
 const (
 	LabelName       = "berth.dev/name"         // as people call it
-	LabelDir        = "berth.dev/dir"          // log, hosts, hostname and resolv.conf
+	LabelDir        = label.Dir                // log, hosts, hostname and resolv.conf
 	LabelLog        = "berth.dev/log"          // address of stdout and stderr for the shim
-	LabelStdin      = "berth.dev/stdin"        // address of stdin for the shim
-	LabelAutoRemove = "berth.dev/auto-remove"  // the daemon removes it when it has ended
-	LabelStopSignal = "berth.dev/stop-signal"  //
+	LabelStdin      = label.Stdin              // address of stdin for the shim
+	LabelAutoRemove = label.AutoRemove         // the daemon removes it when it has ended
+	LabelStopSignal = "berth.dev/stop-signal"  // a name or number
 	LabelStopTime   = "berth.dev/stop-timeout" // seconds
 	LabelNetwork    = "berth.dev/network"      // host, none, or names
-	LabelPod        = "berth.dev/pod"          // id of the pod that is its network
+	LabelPod        = label.Pod                // id of the pod that is its network
 	LabelPorts      = "berth.dev/ports"        // as -p has them, with commas
 	LabelIPs        = "berth.dev/ips"          // with commas
 	LabelPlatform   = "berth.dev/platform"     // of the image, where one was asked for
 
-	LabelRestartStatus  = "containerd.io/restart.status"
-	LabelRestartPolicy  = "containerd.io/restart.policy"
-	LabelRestartCount   = "containerd.io/restart.count"
-	LabelRestartStopped = "containerd.io/restart.explicitly-stopped"
-	LabelRestartLog     = "containerd.io/restart.loguri"
+	LabelRestartStatus  = label.RestartStatus
+	LabelRestartPolicy  = label.RestartPolicy
+	LabelRestartCount   = label.RestartCount
+	LabelRestartStopped = label.RestartStopped
+	LabelRestartLog     = label.RestartLog
 )
 
 // NameLabels are the labels under which berth, nerdctl and CRI keep a name.
