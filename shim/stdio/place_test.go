@@ -1,72 +1,58 @@
 package stdio
 
 import (
-	"io"
-	"os"
 	"path/filepath"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// TestOutputIsThereForALateReader: all that is written before the reader comes, or
-// just as it does, is read; one that never comes is not waited for.
-func TestOutputIsThereForALateReader(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan string, 1)
-	go func() {
-		time.Sleep(100 * time.Millisecond)
-		f, err := os.Open(path)
-		if err != nil {
-			got <- err.Error()
-			return
+func TestPlaces(t *testing.T) {
+	for text, want := range map[string]place{
+		"":                              {},
+		"/run/f":                        {scheme: "fifo", path: "/run/f"},
+		"fifo:///run/f":                 {scheme: "fifo", path: "/run/f"},
+		"file:///var/log/x":             {scheme: "file", path: "/var/log/x"},
+		"binary:///bin/l?a=b":           {scheme: "binary", path: "/bin/l", query: "a=b"},
+		"log:///var/log/x?max-line=10k": {scheme: "log", path: "/var/log/x", query: "max-line=10k"},
+		"log:":                          {scheme: "log"},
+		"log:?max-line=1m":              {scheme: "log", query: "max-line=1m"},
+		"attach:?once=1":                {scheme: "attach", query: "once=1"},
+		"pass:///run/s":                 {scheme: "pass", path: "/run/s"},
+	} {
+		got, err := parsePlace(text)
+		want.text = text
+		if err != nil || got != want {
+			t.Errorf("%q: %+v %v, want %+v", text, got, err, want)
 		}
-		time.Sleep(50 * time.Millisecond)
-		data, err := io.ReadAll(f)
-		if err != nil {
-			got <- err.Error()
-			return
+	}
+	for _, text := range []string{"relative", "fifo:relative", "log:x", "log://host", "pass:", "npipe:///x", "http://x/y", ":", "pass:x", "binary:"} {
+		if got, err := parsePlace(text); err == nil {
+			t.Errorf("%q was taken for %+v", text, got)
 		}
-		_ = f.Close()
-		got <- string(data)
-	}()
-	p, err := parsePlace(path)
-	if err != nil {
-		t.Fatal(err)
 	}
-	w, err := p.openOutput(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.WriteString("all of it"); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if s := <-got; s != "all of it" {
-		t.Errorf("the reader got %q", s)
-	}
+}
 
-	alone := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(alone, 0o600); err != nil {
-		t.Fatal(err)
+// What a client sends as an address is an error or a place that can be opened.
+func FuzzPlace(f *testing.F) {
+	for _, s := range []string{"", "/x", "log:///x?max-size=1g", "binary:///l?a=%20b&a=c", "log:?max-line=99999999999999999999", "pass:///x"} {
+		f.Add(s)
 	}
-	p.path = alone
-	begin := time.Now()
-	w, err = p.openOutput(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(begin); took < readerLimit || took > 2*readerLimit {
-		t.Errorf("waited %s for nobody, want %s", took, readerLimit)
-	}
-	if _, err := w.WriteString("for nobody"); err != nil {
-		t.Error(err)
-	}
-	_ = w.Close()
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := parsePlace(text)
+		if err != nil {
+			return
+		}
+		if p.path != "" && !filepath.IsAbs(p.path) {
+			t.Errorf("%q: path %q", text, p.path)
+		}
+		switch p.scheme {
+		case "log":
+			if c, err := p.logConfig(); err == nil && (c.MaxLine < 0 || c.MaxSize < 0 || c.MaxFiles < 0) {
+				t.Errorf("%q: %+v", text, c)
+			}
+		case "binary", "binary-v2":
+			if args, err := p.arguments(); err == nil && len(args)%2 != 0 {
+				t.Errorf("%q: %q", text, args)
+			}
+		}
+	})
 }
