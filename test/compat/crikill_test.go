@@ -23,7 +23,7 @@ import (
 func lives(t *testing.T) int {
 	text := os.Getenv("BERTH_CRI_LIVES")
 	if text == "" {
-		return 24
+		return 12
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
