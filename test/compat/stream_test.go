@@ -397,7 +397,7 @@ func TestStreamLogsWithoutDaemon(t *testing.T) {
 		if _, err := n.rt().ReopenContainerLog(n.ctx, &cri.ReopenContainerLogRequest{ContainerId: id}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
 	n.d.Kill()
 	if endsWith(path, "over\n") {
