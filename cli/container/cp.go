@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -118,21 +117,12 @@ func (a *app) onRootfs(ctx context.Context, c *client.Client, ref string, fn fun
 	return mounted(ctx, c, k, fn)
 }
 
-func mounted(ctx context.Context, c *client.Client, k *containersapi.Container, fn func(root string) error) (err error) {
+func mounted(ctx context.Context, c *client.Client, k *containersapi.Container, fn func(root string) error) error {
 	m, err := c.Snapshots().Mounts(ctx, &snapshotsapi.MountsRequest{Snapshotter: k.GetSnapshotter(), Key: k.GetSnapshotKey()})
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "berth-rootfs-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.Remove(dir)) }()
-	if err := rootfs.Mount(m.GetMounts(), dir); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, rootfs.Unmount(dir)) }()
-	return fn(dir)
+	return rootfs.With(m.GetMounts(), fn)
 }
 
 func (a *app) diffCommand() *cobra.Command {

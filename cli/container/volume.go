@@ -54,26 +54,19 @@ func (k *creation) volume(name, at string, mounts []*types.Mount) (string, error
 }
 
 // copyUp copies a directory of a root file system into one of this machine.
-func copyUp(mounts []*types.Mount, from, to string) (err error) {
-	root, err := os.MkdirTemp("", "berth-rootfs-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.Remove(root)) }()
-	if err := rootfs.Mount(mounts, root); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, rootfs.Unmount(root)) }()
-	pr, pw := io.Pipe()
-	var g errgroup.Group
-	g.Go(func() error {
-		err := carry.Pack(pw, root, from+"/.", true)
-		_ = pw.CloseWithError(err) // never fails
-		return err
+func copyUp(mounts []*types.Mount, from, to string) error {
+	return rootfs.With(mounts, func(root string) error {
+		pr, pw := io.Pipe()
+		var g errgroup.Group
+		g.Go(func() error {
+			err := carry.Pack(pw, root, from+"/.", true)
+			_ = pw.CloseWithError(err) // never fails
+			return err
+		})
+		err := carry.Unpack(pr, carry.Target{Root: to, Path: "/", Owners: true})
+		_ = pr.CloseWithError(errCopyStopped) // never fails
+		return errors.Join(err, errs.Ignore(g.Wait(), errCopyStopped))
 	})
-	err = carry.Unpack(pr, carry.Target{Root: to, Path: "/", Owners: true})
-	_ = pr.CloseWithError(errCopyStopped) // never fails
-	return errors.Join(err, errs.Ignore(g.Wait(), errCopyStopped))
 }
 
 // volumeRow is a volume as lists show it.

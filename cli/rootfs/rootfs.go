@@ -145,6 +145,27 @@ func Unmount(at string) error {
 	}
 }
 
+// With calls fn with a root file system that is mounted for the purpose. The mount is
+// held by a descriptor only, so that it goes with this program, however that ends.
+func With(mounts []*types.Mount, fn func(root string) error) error {
+	dir, err := os.MkdirTemp("", "berth-rootfs-")
+	if err != nil {
+		return err
+	}
+	if err := Mount(mounts, dir); err != nil {
+		return errors.Join(err, os.Remove(dir))
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	err = errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW), os.Remove(dir))
+	if fd >= 0 {
+		defer unix.Close(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("open the root file system: %w", err)
+	}
+	return fn(fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
 // Exists reports whether a path is there; links at its end are not followed.
 func Exists(mounts []*types.Mount, name string) (bool, error) {
 	all, err := layers(mounts)
