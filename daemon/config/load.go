@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // maxFile bounds a configuration file, in bytes.
@@ -80,20 +82,14 @@ func (n *node) names() []string {
 // noteIdle names the keys that are set to something else than their default and have
 // no effect: their meaning begins with "Accepted".
 func (c *Config) noteIdle(n *node) error {
-	changed, err := Changes(Default(), *c)
-	if err != nil {
-		return err
-	}
 	values, err := c.values()
 	if err != nil {
 		return err
 	}
-	for _, k := range Keys() {
-		if !strings.HasPrefix(k.Meaning, "Accepted") || strings.HasPrefix(k.Type, "table") && k.Default == "" {
-			continue
-		}
-		for _, path := range changed {
-			if !matches(k.Path, path) || idle[values[path]] {
+	was := defaultValues()
+	for _, k := range accepted() {
+		for _, path := range slices.Sorted(maps.Keys(values)) {
+			if !matches(k.Path, path) || values[path] == was[path] || idle[values[path]] {
 				continue
 			}
 			at := n.find(path)
@@ -105,6 +101,21 @@ func (c *Config) noteIdle(n *node) error {
 	}
 	return nil
 }
+
+// accepted are the keys without effect.
+var accepted = sync.OnceValue(func() []Key {
+	return slices.DeleteFunc(Keys(), func(k Key) bool {
+		return !strings.HasPrefix(k.Meaning, "Accepted") || strings.HasPrefix(k.Type, "table") && k.Default == ""
+	})
+})
+
+var defaultValues = sync.OnceValue(func() map[string]string {
+	v, err := Default().values()
+	if err != nil {
+		panic(err) // the defaults can be printed: a test says so
+	}
+	return v
+})
 
 // idle are values that ask for nothing.
 var idle = map[string]bool{"": true, "false": true, "0": true, "[]": true, "podsandbox": true, "fifo": true}
