@@ -323,6 +323,48 @@ func TestContainerdsOwn(t *testing.T) {
 	}
 }
 
+// TestMigratesAsContainerd: containerd understands an old file and what we migrate it to
+// in the same way.
+func TestMigratesAsContainerd(t *testing.T) {
+	bin, err := exec.LookPath("containerd")
+	if err != nil {
+		t.Fatalf("containerd is needed here, as a peer: make tools: %v", err)
+	}
+	dump := func(file string) map[string]string {
+		t.Helper()
+		out, err := exec.Command(bin, "-c", file, "config", "dump").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := parse(file, out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]string{}
+		n.flatten(nil, m)
+		return m
+	}
+	// Where we keep more of what the old file meant than containerd does.
+	better := []string{`plugins."io.containerd.server.v1.grpc-tcp".max_recv_message_size`, `plugins."io.containerd.shim.v1.manager".env`}
+	for _, name := range []string{"package1", "kubeadm2", "dockerd2", "four"} {
+		old := "testdata/" + name + ".toml"
+		out, err := Migrate(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "new.toml")
+		if err := os.WriteFile(file, out, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		was, is := dump(old), dump(file)
+		for k, v := range was {
+			if is[k] != v && !slices.Contains(better, k) {
+				t.Errorf("%s: %s is %q, and was %q", name, k, is[k], v)
+			}
+		}
+	}
+}
+
 func TestDefaultPrintReadsBack(t *testing.T) {
 	out, err := Default().Print(true)
 	if err != nil {

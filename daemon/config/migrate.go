@@ -171,6 +171,15 @@ func moveServers(n *node) {
 			n.put(v, "plugins", pluginTTRPC, k)
 		}
 	}
+	// Until version 3 the second socket's place followed from the first's.
+	if a := n.get("plugins", pluginGRPC, "address"); a != nil && a.value != "" {
+		if t := n.get("plugins", pluginTTRPC, "address"); t == nil || t.value == "" {
+			n.take("plugins", pluginTTRPC, "address")
+			if first, ok := a.value.(string); ok {
+				n.put(&node{value: first + ".ttrpc", at: a.at}, "plugins", pluginTTRPC, "address")
+			}
+		}
+	}
 	for _, empty := range []string{"grpc", "ttrpc", "metrics"} {
 		if t := n.get(empty); t != nil && t.table != nil && len(t.table) == 0 {
 			n.take(empty)
