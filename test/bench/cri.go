@@ -65,7 +65,7 @@ func (n *node) start(ctx context.Context) (pod, error) {
 	}
 	config := &cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: name, Uid: uid, Namespace: "bench"}, LogDirectory: logs,
-		Linux: &cri.LinuxPodSandboxConfig{CgroupParent: "/berth-bench/" + uid, SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: ns}},
+		Linux: &cri.LinuxPodSandboxConfig{CgroupParent: "/" + groups + "/" + uid, SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: ns}},
 	}
 	sandbox, err := n.rt.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config})
 	if err != nil {

@@ -94,7 +94,7 @@ func (b *bench) pulls(ctx context.Context) error {
 	for _, im := range pullImages {
 		ref := b.image(im.name)
 		used := map[string]*series{"berth": {}, "containerd": {}}
-		ours, theirs, err := b.inTurns(max(3, b.o.runs/6), func(s *side, round int) (float64, error) {
+		ours, theirs, err := b.inTurns(max(3, b.o.runs/10), func(s *side, round int) (float64, error) {
 			progress("pull %s, %s, round %d", im.name, s.name, round)
 			if err := dropCaches(); err != nil {
 				return 0, err

@@ -267,11 +267,29 @@ func (b *bench) close() {
 		s.stop()
 		_ = exec.Command("ip", "link", "del", fmt.Sprintf("bb%d", i)).Run() // it may not have been made
 	}
+	removeGroups()
 	if b.registry != nil {
 		_ = b.registry.Process.Kill()
 		_ = b.registry.Wait()
 	}
 	if err := os.RemoveAll(b.dir); err != nil {
 		progress("bench: %v", err)
+	}
+}
+
+// groups is the cgroup below which pods get theirs, as a kubelet would give them.
+const groups = "berth-bench"
+
+// removeGroups removes the pods' cgroups, which no runtime does.
+func removeGroups() {
+	for _, pattern := range []string{"/sys/fs/cgroup/*/" + groups, "/sys/fs/cgroup/" + groups} {
+		tops, _ := filepath.Glob(pattern)
+		for _, top := range tops {
+			pods, _ := os.ReadDir(top)
+			for _, p := range pods {
+				_ = syscall.Rmdir(filepath.Join(top, p.Name())) // files are not directories
+			}
+			_ = syscall.Rmdir(top)
+		}
 	}
 }
