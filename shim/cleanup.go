@@ -65,6 +65,10 @@ func (f *flags) lastWords(bundle string, kept settings) *wire.Deleted {
 }
 
 func (f *flags) cleanUp(ctx context.Context, bundle string, kept settings, reaper *child.Reaper) error {
+	endOrphans(bundle)
+	if again, err := readSettings(bundle); err == nil {
+		kept = again // the shim may have come further than it seemed
+	}
 	killFirst(kept)
 	if g, err := cgroup.System.FromSpec(kept.CgroupsPath, f.id, kept.SystemdCgroup); err == nil && kept.Pid != 0 {
 		if err := g.Signal(ctx, syscall.SIGKILL); err != nil {
