@@ -44,6 +44,10 @@ func points(t *testing.T) []string {
 // ofPods are the areas of failpoints that only pods come by.
 var ofPods = regexp.MustCompile(`^(cni|container|netns|pod|sandbox)\.`)
 
+// ofForeignShims is reached only with a shim under the CRI that has not our call for
+// create and start in one.
+const ofForeignShims = "task.created.to.run"
+
 // TestFailpoints kills the daemon at every failpoint while an image and two
 // containers live their lives, and lives them again.
 func TestFailpoints(t *testing.T) {
@@ -53,6 +57,8 @@ func TestFailpoints(t *testing.T) {
 	}
 	p := newPlace(t, lab.BuildWith(t, "failpoint"))
 	short, long := p.Name("short"), p.Name("long")
+	box, spec := p.Name("box"), filepath.Join(p.Dir, "spec.json")
+	write(t, spec, p.d.MustCtr("oci", "spec"))
 	life := [][]string{
 		{"images", "pull", "--plain-http", p.busybox},
 		{"run", "--rm", p.busybox, short, "echo", "it works"},
@@ -61,9 +67,11 @@ func TestFailpoints(t *testing.T) {
 		{"tasks", "rm", "-f", long},
 		{"containers", "rm", long},
 		{"images", "rm", "--sync", p.busybox},
+		{"sandboxes", "run", "--runtime", "io.containerd.runc.v2", spec, box},
+		{"sandboxes", "rm", box},
 	}
 	for _, point := range all {
-		if ofPods.MatchString(point) {
+		if ofPods.MatchString(point) || point == ofForeignShims {
 			continue
 		}
 		p.d.Stop(t)
@@ -77,6 +85,7 @@ func TestFailpoints(t *testing.T) {
 		}
 		p.restart()
 		p.giveUp(short, long)
+		_, _ = p.d.Ctr("sandboxes", "rm", box) // there may be none
 		for _, args := range life {
 			out, err := p.d.Ctr(args...)
 			if err != nil && args[0] != "tasks" {

@@ -280,3 +280,35 @@ func TestPodsInChaos(t *testing.T) {
 		t.Errorf("the daemon panicked:\n%s", k.d.Log)
 	}
 }
+
+// TestContainerFailpoints kills the daemon at every failpoint of a pod's container.
+func TestContainerFailpoints(t *testing.T) {
+	k := newKube(t, lab.BuildWith(t, "failpoint"))
+	for _, point := range points(t) {
+		if !strings.HasPrefix(point, "container.") {
+			continue
+		}
+		k.d.Stop(t)
+		k.d.Env = []string{"BERTH_FAILPOINT=" + point + "=kill"}
+		k.d.Start()
+		err := k.within(func(ctx context.Context) error { return k.life(ctx, "dies", 0) })
+		k.d.Env = nil
+		if err == nil {
+			t.Errorf("failpoint %s is never reached: extend the life that this test leads", point)
+			continue
+		}
+		select {
+		case <-k.d.Done():
+		case <-time.After(time.Second):
+			t.Fatalf("%s: the daemon lives, and %v\n%s", point, err, k.d.Log)
+		}
+		k.restart()
+		if err := k.live("dies"); err != nil {
+			t.Fatalf("after %s: %v\n%s", point, err, k.d.Log)
+		}
+		k.nothing()
+		if t.Failed() {
+			t.Fatalf("failpoint %s", point)
+		}
+	}
+}
