@@ -4,10 +4,13 @@ package lab
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -87,7 +90,8 @@ func BuildWith(t testing.TB, tags string) string {
 	if dir := builds.dirs[tags]; dir != "" {
 		return dir
 	}
-	dir, err := os.MkdirTemp("", "berth-bin-")
+	forgetOldBuilds()
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", buildPrefix, os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +106,23 @@ func BuildWith(t testing.TB, tags string) string {
 	}
 	builds.dirs[tags] = dir
 	return dir
+}
+
+// buildPrefix begins the name of a directory of built programs; the pid of the test
+// process follows.
+const buildPrefix = "berth-bin-"
+
+// forgetOldBuilds removes what test processes that have ended built: none of them
+// can do that itself, for its last test does not know that it is the last.
+func forgetOldBuilds() {
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), buildPrefix+"*")) // the pattern is good
+	for _, dir := range dirs {
+		text, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), buildPrefix), "-")
+		pid, err := strconv.Atoi(text)
+		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			_ = os.RemoveAll(dir) // another may be at it too
+		}
+	}
 }
 
 // Tool finds a program that the test needs; that it is missing is a failure.
