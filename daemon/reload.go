@@ -61,7 +61,7 @@ func (p *parts) reload(s Setup) {
 	for _, n := range next.Notes {
 		p.log.Warn("configuration", "problem", n)
 	}
-	p.registry.Reload(dirs, files)
+	p.registry.Reload(dirs, files, next.Plugins.Images.Registry.Headers)
 	for _, fn := range p.changed {
 		fn(next)
 	}

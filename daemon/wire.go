@@ -116,7 +116,9 @@ func wire(ctx context.Context, cfg config.Config, log *slog.Logger) (*parts, err
 	if err != nil {
 		return nil, errors.Join(err, p.store.Close())
 	}
-	p.registry = registry.New(registry.Config{HostsDirs: dirs, CredentialFiles: credentials, UserAgent: "berth/" + Version, Logger: log})
+	p.registry = registry.New(registry.Config{
+		HostsDirs: dirs, CredentialFiles: credentials, UserAgent: "berth/" + Version, Header: cfg.Plugins.Images.Registry.Headers, Logger: log,
+	})
 	verifier := cfg.Plugins.Verifier
 	p.images = image.New(image.Config{
 		Store: p.store, Registry: p.registry, GC: p.collect, Snapshotter: cfg.Plugins.Images.Snapshotter, Log: log,

@@ -182,7 +182,7 @@ func (r *Remote) sendOnce(ctx context.Context, e *endpoint, q request, auth auth
 		}
 		return r.c.pool.roundTrip(req, ch)
 	}
-	for _, h := range []http.Header{e.header, r.opts.Header} {
+	for _, h := range []http.Header{r.header, e.header, r.opts.Header} {
 		for k, v := range h {
 			req.Header[http.CanonicalHeaderKey(k)] = v
 		}

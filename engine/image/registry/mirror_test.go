@@ -73,6 +73,25 @@ func TestMirrorsAreAskedInOrder(t *testing.T) {
 	}
 }
 
+// TestHeaderOfTheClient is sent with every request, and gives way to what hosts.toml says.
+func TestHeaderOfTheClient(t *testing.T) {
+	m := newMirrored(t, "")
+	m.hosts(t, "far.example", fmt.Sprintf("server = %q\n[host.%q]\n[host.%q.header]\nX-Both = \"file\"\n", m.origin.URL, m.one.URL, m.one.URL))
+	m.Client.Reload(m.Client.cfg.HostsDirs, nil, http.Header{"x-node": {"n1"}, "X-Both": {"client"}})
+	if _, err := m.pull(t.Context(), m.ref, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	all := m.one.Requests()
+	if len(all) == 0 {
+		t.Fatal("nothing was asked")
+	}
+	for _, q := range all {
+		if q.Header.Get("X-Node") != "n1" || q.Header.Get("X-Both") != "file" {
+			t.Errorf("%s %s: %q %q", q.Method, q.Path, q.Header.Get("X-Node"), q.Header.Get("X-Both"))
+		}
+	}
+}
+
 func TestBadMirrorsAreLeftBehind(t *testing.T) {
 	for name, do := range map[string]registrytest.Doer{
 		"404": registrytest.Status(404), "403": registrytest.Status(403), "401": registrytest.Status(401), "409": registrytest.Status(409),

@@ -32,6 +32,9 @@ type Config struct {
 	HostsDirs string
 	// UserAgent of every request; default "berth".
 	UserAgent string
+	// Header is sent with every request to a registry or its mirrors; what hosts.toml
+	// or a call says of the same name wins.
+	Header http.Header
 	// CredentialFiles are docker config.json or containers auth.json files, asked
 	// in order when a call brings no credential of its own for a host.
 	CredentialFiles []string
@@ -126,12 +129,18 @@ func New(cfg Config) *Client {
 	}
 }
 
-// Reload replaces the places of hosts.toml files and credentials; calls in progress
-// keep the old ones.
-func (c *Client) Reload(hostsDirs string, credentialFiles []string) {
+// Reload replaces the places of hosts.toml files and credentials, and the header of
+// all requests; calls in progress keep the old ones.
+func (c *Client) Reload(hostsDirs string, credentialFiles []string, header http.Header) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cfg.HostsDirs, c.stored = hostsDirs, authfile.New(credentialFiles, c.log)
+	c.cfg.HostsDirs, c.cfg.Header, c.stored = hostsDirs, header, authfile.New(credentialFiles, c.log)
+}
+
+func (c *Client) header() http.Header {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cfg.Header
 }
 
 func (c *Client) credentials() *authfile.Files {
@@ -170,6 +179,7 @@ type Remote struct {
 	endpoints []*endpoint
 	file      string // hosts.toml or directory that matched; may be ""
 	opts      Options
+	header    http.Header // the client's
 	debug     *debugLog
 
 	asking keylock.Map // by endpoint host: one question at a time
@@ -193,7 +203,7 @@ func (c *Client) Open(ref imageref.Reference, opts Options) (*Remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Remote{c: c, ref: ref, opts: opts, file: found.path, creds: map[string]Credential{}}
+	r := &Remote{c: c, ref: ref, opts: opts, header: c.header(), file: found.path, creds: map[string]Credential{}}
 	if opts.Debug != nil {
 		r.debug = &debugLog{w: opts.Debug}
 	}
