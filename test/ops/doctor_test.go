@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	_ "modernc.org/sqlite" // the database's own format
@@ -99,11 +100,15 @@ func expectAll(t *testing.T, text string, all ...string) {
 func blob(t *testing.T, d *lab.Daemon, text string) string {
 	t.Helper()
 	dg := digest.FromString(text).String()
-	cmd := exec.CommandContext(t.Context(), lab.Tool(t, "ctr"), "-n", "ns1", "content", "ingest", text)
-	cmd.Env, cmd.Stdin = append(os.Environ(), d.Environ()...), strings.NewReader(text)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	d.MustCtr("-n", "ns1", "content", "label", dg, "containerd.io/gc.root=x")
+	// Until it has its label nothing holds it, and a collection may take it.
+	lab.Until(t, 20*time.Second, "the blob has its label", func() bool {
+		cmd := exec.CommandContext(t.Context(), lab.Tool(t, "ctr"), "-n", "ns1", "content", "ingest", text)
+		cmd.Env, cmd.Stdin = append(os.Environ(), d.Environ()...), strings.NewReader(text)
+		if out, err := cmd.CombinedOutput(); err != nil && !strings.Contains(string(out), "already exists") {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		_, err := d.Ctr("-n", "ns1", "content", "label", dg, "containerd.io/gc.root=x")
+		return err == nil
+	})
 	return dg
 }
