@@ -66,7 +66,8 @@ func New(t testing.TB) *Lab {
 
 // Name makes a name that no other test on this machine uses, and owns it.
 func (l *Lab) Name(name string) string {
-	n := name + "-" + strings.ToLower(filepath.Base(l.Dir)[max(0, len(filepath.Base(l.Dir))-8):])
+	base := filepath.Base(l.Dir)
+	n := name + "-" + strings.Trim(strings.ToLower(base[max(0, len(base)-8):]), "-_.")
 	l.Ledger().Own(n)
 	return n
 }

@@ -181,6 +181,13 @@ func (g *Ledger) named(names []string) []Leftover {
 	var out []Leftover
 	for _, c := range cgroups() {
 		for _, n := range names {
+			if strings.Contains(n, "/") {
+				if strings.Contains(c+"/", "/"+n+"/") {
+					out = append(out, Leftover{Kind: "cgroup", Name: c})
+					break
+				}
+				continue
+			}
 			if slices.ContainsFunc(strings.Split(c, "/"), func(part string) bool { return part == n || strings.Contains(part, n) && len(n) > 7 }) {
 				out = append(out, Leftover{Kind: "cgroup", Name: c})
 				break

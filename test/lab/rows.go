@@ -205,7 +205,7 @@ func (d *Daemon) learn(p *Process) {
 			return
 		}
 		_ = each(s, func(e *typesapi.Envelope) {
-			d.lab.Ledger().Own(containerID(e.GetEvent().GetValue()))
+			d.lab.Ledger().Own(told(e.GetNamespace(), containerID(e.GetEvent().GetValue())))
 		})
 	}()
 }
@@ -216,4 +216,13 @@ func containerID(b []byte) string {
 		return ""
 	}
 	return strings.ToValidUTF8(string(b[2:2+int(b[1])]), "")
+}
+
+// told is the name by which a container's cgroup is known: a short id is another
+// test's too, so its namespace goes with it.
+func told(namespace, id string) string {
+	if id == "" || len(id) > 12 {
+		return id
+	}
+	return namespace + "/" + id
 }
