@@ -265,7 +265,7 @@ func (r *Runtime) Delete(ctx context.Context, id, bundle string, force bool) err
 // gone tells runsc's words for a container that it does not know.
 func gone(err error) bool {
 	text := err.Error()
-	return strings.Contains(text, "does not exist") || strings.Contains(text, "file does not exist") || strings.Contains(text, "container not found")
+	return strings.Contains(text, "does not exist") || strings.Contains(text, "container not found")
 }
 
 func (r *Runtime) sandboxAlive(bundle string) bool {
